@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+GO ?= go
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the programs into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build ## Show both ways at work, checked step by step
+	bin/lanyard demo
+
+test: ## Run the tests that need nothing but Go
+	$(GO) test -race -timeout 5m ./...
+
+e2e: ## Run the tests with the other languages' clients, which are installed into .cache/
+	test/clients/install.sh .cache/clients
+	$(GO) test -tags e2e -timeout 15m -count=1 ./test
+
+lint: ## Check the formatting and run the linters
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet -tags e2e ./...
+	$(GO) tool staticcheck -tags e2e ./...
+
+bench: ## Print what the hot paths cost, as ratios to bare handlers
+	$(GO) test -run '^$$' -bench . -benchtime 2s -count 1 ./test
+
+fuzz: ## Fuzz every parser that meets strangers, 30 s each (FUZZTIME=10s for less)
+	test/fuzz.sh $(or $(FUZZTIME),30s)
+
+clean: ## Remove what was built and cached
+	rm -rf bin .cache
+
+.PHONY: help build demo test e2e lint bench fuzz clean

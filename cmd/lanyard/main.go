@@ -1,0 +1,30 @@
+// Command lanyard is what people type: it runs Lanyard on one machine, keeps clusters, associations and roles, and
+// runs commands as if they were in a pod.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := newRootCommand(&cli{in: os.Stdin, out: os.Stdout, err: os.Stderr}).ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	var exit exitError
+	if errors.As(err, &exit) { // of the command that was run: it has said what there is to say
+		os.Exit(int(exit))
+	}
+	fmt.Fprintln(os.Stderr, "error:", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintln(os.Stderr, "hint:", h)
+	}
+	os.Exit(1)
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// print writes v for programs, or the rows for people. The first row is the header.
+func (c *cli) print(v any, rows [][]string) error {
+	switch c.output {
+	case "json":
+		e := json.NewEncoder(c.out)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	case "yaml":
+		// By way of JSON, so that both have the same names.
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		var plain any
+		if err := yaml.Unmarshal(text, &plain); err != nil {
+			return err
+		}
+		e := yaml.NewEncoder(c.out)
+		e.SetIndent(2)
+		if err := e.Encode(plain); err != nil {
+			return err
+		}
+		return e.Close()
+	}
+	w := tabwriter.NewWriter(c.out, 0, 0, 3, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	return w.Flush()
+}
+
+// printFields writes v for programs, or a name and a value a line for people. Fields without a value are left out.
+func (c *cli) printFields(v any, fields [][2]string) error {
+	var rows [][]string
+	for _, f := range fields {
+		if f[1] != "" {
+			rows = append(rows, []string{f[0] + ":", f[1]})
+		}
+	}
+	return c.print(v, rows)
+}
+
+// age is how long ago t was, as kubectl prints it.
+func age(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	d := time.Since(*t)
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// value returns what p points to, or the zero value.
+func value[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/eks"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"software.sslmate.com/src/go-pkcs12"
+
+	"github.com/lanyard-id/lanyard/internal/daemon"
+	"github.com/lanyard-id/lanyard/internal/intercept"
+	"github.com/lanyard-id/lanyard/internal/localca"
+	"github.com/lanyard-id/lanyard/internal/podspec"
+)
+
+// runConfig is the pod that a command is run as.
+type runConfig struct {
+	subject
+	pod        string
+	via        string // auto, irsa or pod-identity
+	roleARN    string // for irsa; found when empty
+	kubeconfig string // takes tokens from this cluster's API server
+	duration   time.Duration
+	intercept  bool
+}
+
+func newRunCommand(c *cli) *cobra.Command {
+	var r runConfig
+	cmd := &cobra.Command{
+		Use:   "run -n NAMESPACE -s SERVICE_ACCOUNT -- COMMAND [ARG]…",
+		Short: "Run a command as if it were in a pod of a service account",
+		Long: `Run a command with what a pod of the service account would have: a projected token in a private directory, renewed before it ends, the variables
+that the webhook would set, and for Pod Identity an agent on loopback. The credentials and configuration of whoever runs it are
+taken away. Signals and the exit status pass through.
+
+IRSA needs a role: --role-arn, or the one whose trust policy names the service account. With --intercept, programs that know no
+endpoint setting are reached too: a local proxy answers for AWS's host names, with certificates that only the command trusts.`,
+		Example: `  lanyard run -n default -s s3-sa -- aws s3 ls
+  lanyard run -n default -s my-sa --via irsa --intercept -- ./program-that-knows-only-aws`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := c.aws(cmd.Context())
+			if err != nil {
+				return err
+			}
+			// The command gets the signals, and what it needs goes on until it ends.
+			return c.run(context.WithoutCancel(cmd.Context()), cfg, r, args)
+		},
+	}
+	r.flags(cmd)
+	cmd.Flags().StringVar(&r.pod, "pod", "", "name of the pod (default: the service account's, with a random suffix)")
+	cmd.Flags().StringVar(&r.via, "via", "auto", "auto, irsa or pod-identity; auto takes Pod Identity where there is an association, as EKS does")
+	cmd.Flags().StringVar(&r.roleARN, "role-arn", "", "role for IRSA")
+	cmd.Flags().StringVar(&r.kubeconfig, "kubeconfig", "", "take the tokens from this cluster's API server; --pod then names a pod that is there")
+	cmd.Flags().DurationVar(&r.duration, "token-duration", time.Hour, "how long the projected token is valid")
+	cmd.Flags().BoolVar(&r.intercept, "intercept", false, "answer for AWS's host names by a local proxy")
+	cmd.RegisterFlagCompletionFunc("via", cobra.FixedCompletions([]string{"auto", "irsa", "pod-identity"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().SetInterspersed(false)
+	required(cmd, "namespace", "service-account")
+	return cmd
+}
+
+// tokenSource gets a token of the pod for an audience.
+type tokenSource func(ctx context.Context, audience string) (token, error)
+
+func (c *cli) run(ctx context.Context, cfg aws.Config, r runConfig, command []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	log, err := daemon.NewLogger(c.err, "warn", "text")
+	if err != nil {
+		return err
+	}
+	way, err := r.way(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	source := r.hosted(cfg)
+	if r.kubeconfig != "" {
+		if source, err = r.fromKubernetes(ctx, way); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp("", "lanyard-run-") // mode 0700
+	if err != nil {
+		return fmt.Errorf("make a directory for the token: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	options := podspec.Options{
+		TokenFile: filepath.Join(dir, way.Projection().File),
+		RoleARN:   r.roleARN,
+		Region:    cfg.Region,
+		Endpoint:  serviceEndpoint(cfg, "AWS_ENDPOINT_URL_STS"),
+	}
+	if err := project(ctx, log, source, way.Projection().Audience, options.TokenFile); err != nil {
+		return err
+	}
+	if way == podspec.PodIdentity {
+		if options.AgentURI, err = startAgent(ctx, log, cfg, r.cluster); err != nil {
+			return err
+		}
+	}
+	var more []podspec.EnvVar
+	if r.intercept {
+		if options.CABundle, more, err = startProxy(ctx, log, cfg, dir); err != nil {
+			return err
+		}
+	} else if b := os.Getenv("AWS_CA_BUNDLE"); b != "" {
+		options.CABundle = b
+	}
+	env := withoutAWS(os.Environ())
+	for _, v := range append(podspec.Env(way, options), more...) {
+		env = append(env, v.Name+"="+v.Value)
+	}
+	return c.passThrough(command, env)
+}
+
+// way decides between the two, and finds the role that IRSA needs.
+func (r *runConfig) way(ctx context.Context, cfg aws.Config) (podspec.Way, error) {
+	switch r.via {
+	case "pod-identity":
+		return podspec.PodIdentity, nil
+	case "irsa":
+		return podspec.WebIdentity, r.findRole(ctx, cfg)
+	case "auto":
+	default:
+		return 0, withHint(fmt.Errorf("unknown way %q", r.via), "use --via auto, --via irsa or --via pod-identity")
+	}
+	list, err := listAssociations(ctx, eks.NewFromConfig(cfg), subject{cluster: r.cluster})
+	if err != nil {
+		return 0, explainCluster(err, r.cluster, "list associations of")
+	}
+	for _, a := range list {
+		if fits(a.Namespace, r.namespace) && fits(a.ServiceAccount, r.serviceAccount) {
+			return podspec.PodIdentity, nil
+		}
+	}
+	return podspec.WebIdentity, r.findRole(ctx, cfg)
+}
+
+// fits reports whether a name fits an association's pattern, in which * stands for any text. It only chooses the way: which association
+// applies is for EKS Auth to say.
+func fits(pattern, name string) bool {
+	before, after, star := strings.Cut(pattern, "*")
+	if !star {
+		return pattern == name
+	}
+	if !strings.HasPrefix(name, before) {
+		return false
+	}
+	for i := len(before); i <= len(name); i++ {
+		if fits(after, name[i:]) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *runConfig) findRole(ctx context.Context, cfg aws.Config) error {
+	if r.roleARN != "" {
+		return nil
+	}
+	if r.kubeconfig != "" {
+		role, err := r.annotatedRole(ctx)
+		r.roleARN = role
+		return err
+	}
+	cluster, err := describeCluster(ctx, eks.NewFromConfig(cfg), r.cluster)
+	if err != nil {
+		return err
+	}
+	roles, err := rolesFor(ctx, cfg, cluster.Issuer, r.namespace, r.serviceAccount)
+	if err != nil {
+		return err
+	}
+	switch len(roles) {
+	case 1:
+		r.roleARN = roles[0]
+		return nil
+	case 0:
+		return withHint(fmt.Errorf("%s/%s has neither an association in cluster %s nor a role that trusts it", r.namespace, r.serviceAccount, r.cluster),
+			"make one: `lanyard association create --cluster %[1]s -n %[2]s -s %[3]s --role-arn ARN`, or `lanyard irsa create --cluster %[1]s -n %[2]s -s %[3]s`",
+			r.cluster, r.namespace, r.serviceAccount)
+	}
+	return withHint(fmt.Errorf("several roles trust %s/%s: %s", r.namespace, r.serviceAccount, strings.Join(roles, ", ")), "choose one with --role-arn")
+}
+
+// hosted gets tokens from the issuer that Lanyard hosts.
+func (r *runConfig) hosted(cfg aws.Config) tokenSource {
+	return func(ctx context.Context, audience string) (token, error) {
+		return hostedToken(ctx, cfg, r.cluster, tokenRequest{
+			Namespace: r.namespace, ServiceAccount: r.serviceAccount, Pod: r.pod, Audiences: []string{audience}, Duration: int64(r.duration.Seconds()),
+		})
+	}
+}
+
+// project writes the token and writes a new one at 80 % of its life, as a kubelet does.
+func project(ctx context.Context, log *slog.Logger, source tokenSource, audience, file string) error {
+	renew := func() (time.Duration, error) {
+		t, err := source(ctx, audience)
+		if err != nil {
+			return 0, err
+		}
+		if err := os.WriteFile(file+".new", []byte(t.Token), 0o600); err != nil {
+			return 0, fmt.Errorf("write token: %w", err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			return 0, fmt.Errorf("write token: %w", err)
+		}
+		return time.Until(t.Expires) * 8 / 10, nil
+	}
+	wait, err := renew()
+	if err != nil {
+		return err
+	}
+	const retry = 10 * time.Second
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			if wait, err = renew(); err != nil {
+				log.Warn("token not renewed", "err", err)
+				wait = retry
+			}
+		}
+	}()
+	return nil
+}
+
+// startProxy starts the proxy that answers for AWS, and returns the bundle of certificates that the command is to
+// trust and the variables that lead to the proxy.
+func startProxy(ctx context.Context, log *slog.Logger, cfg aws.Config, dir string) (bundleFile string, env []podspec.EnvVar, err error) {
+	text := serviceEndpoint(cfg, "AWS_ENDPOINT_URL_STS")
+	if text == "" {
+		return "", nil, withHint(errors.New("--intercept needs Lanyard, and no endpoint is set"), "give --endpoint-url, or set AWS_ENDPOINT_URL")
+	}
+	endpoint, err := url.Parse(text)
+	if err != nil {
+		return "", nil, fmt.Errorf("read the endpoint: %w", err)
+	}
+	ca, err := localca.New(time.Now())
+	if err != nil {
+		return "", nil, err
+	}
+	proxy := &daemon.Server{Name: "proxy", Address: "127.0.0.1:0", Handler: intercept.New(intercept.Config{Endpoint: endpoint, CA: ca, Log: log})}
+	if err := serve(ctx, log, proxy); err != nil {
+		return "", nil, err
+	}
+	trusted := [][]byte{ca.PEM()}
+	if own := os.Getenv("AWS_CA_BUNDLE"); own != "" {
+		pem, err := os.ReadFile(own)
+		if err != nil {
+			return "", nil, fmt.Errorf("read AWS_CA_BUNDLE: %w", err)
+		}
+		trusted = append(trusted, pem)
+	}
+	all, err := bundle(trusted...)
+	if err != nil {
+		return "", nil, err
+	}
+	bundleFile = filepath.Join(dir, "ca-bundle.pem")
+	if err := os.WriteFile(bundleFile, all, 0o600); err != nil {
+		return "", nil, fmt.Errorf("write certificates: %w", err)
+	}
+	// Java reads neither variables nor PEM files.
+	const password = "changeit" // Java's usual one: the file holds no secret
+	store, err := pkcs12.Modern.EncodeTrustStore([]*x509.Certificate{ca.Certificate()}, password)
+	if err != nil {
+		return "", nil, fmt.Errorf("make Java's trust store: %w", err)
+	}
+	storeFile := filepath.Join(dir, "truststore.p12")
+	if err := os.WriteFile(storeFile, store, 0o600); err != nil {
+		return "", nil, fmt.Errorf("write Java's trust store: %w", err)
+	}
+	host, port, err := net.SplitHostPort(proxy.Addr())
+	if err != nil {
+		return "", nil, fmt.Errorf("read the proxy's address: %w", err)
+	}
+	java := fmt.Sprintf("-Dhttps.proxyHost=%s -Dhttps.proxyPort=%s -Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStorePassword=%s", host, port, storeFile, password)
+	if own := os.Getenv("JAVA_TOOL_OPTIONS"); own != "" {
+		java = own + " " + java
+	}
+	address := "http://" + proxy.Addr()
+	// Only the proxy for HTTPS: by the one for HTTP, some SDKs would ask it for the agent.
+	return bundleFile, []podspec.EnvVar{
+		{Name: "HTTPS_PROXY", Value: address}, {Name: "https_proxy", Value: address}, {Name: "JAVA_TOOL_OPTIONS", Value: java},
+	}, nil
+}
+
+// serve runs a server until ctx ends.
+func serve(ctx context.Context, log *slog.Logger, s *daemon.Server) error {
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	go func() {
+		if err := daemon.Serve(ctx, log, s); err != nil {
+			log.Error("server ended", "server", s.Name, "err", err)
+		}
+	}()
+	return nil
+}
+
+// withoutAWS removes whatever would lead an SDK to other credentials than the pod's, or elsewhere.
+func withoutAWS(environment []string) []string {
+	var env []string
+	for _, v := range environment {
+		name, _, _ := strings.Cut(v, "=")
+		switch {
+		case strings.HasPrefix(name, "AWS_"):
+		case name == "HTTPS_PROXY" || name == "https_proxy" || name == "NODE_EXTRA_CA_CERTS":
+		default:
+			env = append(env, v)
+		}
+	}
+	return append(env, "AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_EC2_METADATA_DISABLED=true")
+}
+
+// passThrough runs a command: signals go to it, and its exit status comes back.
+func (c *cli) passThrough(command, env []string) error {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = env
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.in, c.out, c.err
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return withHint(fmt.Errorf("run %s: %w", command[0], err), "the command comes after --, as in: lanyard run -n NS -s SA -- aws s3 ls")
+	}
+	ended := make(chan struct{})
+	go func() {
+		terminal := term.IsTerminal(int(os.Stdin.Fd()))
+		for {
+			select {
+			case <-ended:
+				return
+			case s := <-signals:
+				if terminal && (s == syscall.SIGINT || s == syscall.SIGQUIT) {
+					continue // the terminal has sent it to the command, too
+				}
+				cmd.Process.Signal(s) // fails only if it has just ended
+			}
+		}
+	}()
+	err := cmd.Wait()
+	close(ended)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitError(128 + int(status.Signal()))
+	}
+	return exitError(exit.ExitCode())
+}

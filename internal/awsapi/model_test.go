@@ -1,0 +1,26 @@
+package awsapi_test
+
+import (
+	"testing"
+
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+)
+
+func TestModelsCompile(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"sts", "iam", "eks", "eks-auth", "cloudtrail", "lanyard"} {
+		if awsapi.ModelNamed(name) != awsapi.ModelNamed(name) {
+			t.Errorf("the model %s is compiled twice", name)
+		}
+	}
+}
+
+func TestModelNamedPanicsForOthers(t *testing.T) {
+	t.Parallel()
+	defer func() {
+		if recover() == nil {
+			t.Error("a model that does not exist was found")
+		}
+	}()
+	awsapi.ModelNamed("dynamodb")
+}

@@ -1,0 +1,168 @@
+// Package controlplane puts the services together behind one HTTP handler: what `lanyard dev` and lanyard-server run.
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/lanyard-id/lanyard/internal/audit"
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/eks"
+	"github.com/lanyard-id/lanyard/internal/eksauth"
+	"github.com/lanyard-id/lanyard/internal/gateway"
+	"github.com/lanyard-id/lanyard/internal/iam"
+	"github.com/lanyard-id/lanyard/internal/idtoken"
+	"github.com/lanyard-id/lanyard/internal/keyring"
+	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/internal/oidc"
+	"github.com/lanyard-id/lanyard/internal/sigv4"
+	"github.com/lanyard-id/lanyard/internal/sts"
+)
+
+// Config is what a control plane needs.
+type Config struct {
+	Store     kv.Store          // required; closed by the caller, after Close
+	MasterKey keyring.MasterKey // required
+	Partition string            // aws, aws-cn, aws-us-gov, …
+	Region    string            // taken for unsigned requests
+	Account   string            // the first account, made at the first start
+	// IssuerURL is the https URL, without a path, under which hosted issuers are reached.
+	IssuerURL string
+	// Objects serves S3's REST API for the gateway; nil leaves S3 out: its requests are answered as not implemented.
+	Objects http.Handler
+	Audit   audit.Recorder // required
+	// Client fetches the keys of issuers elsewhere; one with safe limits and the system's roots when nil.
+	Client *http.Client
+	// MaxAssociations is the quota of pod identity associations per cluster; EKS's 5,000 when zero.
+	MaxAssociations int
+	Now             func() time.Time // time.Now when nil
+	Log             *slog.Logger     // required
+}
+
+// ControlPlane is one replica: all services over one store. Start it before its Handler is served.
+type ControlPlane struct {
+	config  Config
+	db      *kv.DB
+	keyring *keyring.Keyring
+	issuers *oidc.Publisher
+	iam     *iam.Service
+	handler http.Handler
+}
+
+// fetchTimeout bounds a fetch of an issuer's discovery document or keys.
+const fetchTimeout = 10 * time.Second
+
+// New wires the services. It does no I/O.
+func New(c Config) (*ControlPlane, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Client == nil {
+		c.Client = &http.Client{
+			Timeout:       fetchTimeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	db := kv.NewDB(kv.Config{Store: c.Store, Log: c.Log})
+	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: c.MasterKey, Log: c.Log})
+	if err != nil {
+		return nil, err
+	}
+	issuers := oidc.New(oidc.Config{DB: db, Keyring: ring, BaseURL: c.IssuerURL, Now: c.Now, Log: c.Log})
+	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: c.Partition, Now: c.Now, Log: c.Log})
+	cache := idtoken.NewCache(idtoken.CacheConfig{Client: c.Client, Now: c.Now})
+	clusters := eks.New(eks.Config{
+		DB: db, IAM: users, Issuers: issuers, KeyCache: cache, Partition: c.Partition,
+		MaxAssociations: c.MaxAssociations, Now: c.Now, Log: c.Log,
+	})
+	keys := issuerKeys{issuers: issuers, clusters: clusters, cache: cache}
+	tokens := sts.New(sts.Config{
+		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now, Log: c.Log,
+	})
+	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Partition: c.Partition, Now: c.Now, Log: c.Log})
+
+	authenticator := &awsapi.Authenticator{Credentials: tokens.Credentials, Region: c.Region, Now: c.Now}
+	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Log: c.Log}
+	raw := map[string]http.Handler{"ec2": gateway.NewEC2(edge)}
+	if c.Objects != nil {
+		raw["s3"] = gateway.NewS3(edge)
+	}
+	api, err := awsapi.NewHandler(awsapi.HandlerConfig{
+		Services: []awsapi.Service{
+			tokens.API(), users.API(), clusters.API(), pods.API(),
+			{Model: awsapi.ModelNamed("lanyard"), Operations: append(users.Extension(), clusters.Extension()...)},
+		},
+		Authenticator: authenticator,
+		Authorize:     users.Authorize,
+		Raw:           raw,
+		Ready:         db.Fresh,
+		Log:           c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	documents := issuers.Handler()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Not a ServeMux: it would redirect paths that it finds unclean, and no signature survives that. No bucket can be
+		// named "id": S3's names have at least three characters.
+		if strings.HasPrefix(r.URL.Path, "/id/") {
+			documents.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+	return &ControlPlane{config: c, db: db, keyring: ring, issuers: issuers, iam: users, handler: handler}, nil
+}
+
+// Start fills the tables from the store, starts what runs until ctx ends (the watch, rotations), and makes the first
+// account unless it exists. The account's root key is returned when it was made; it is never shown again.
+func (p *ControlPlane) Start(ctx context.Context) (root *sigv4.Credentials, err error) {
+	if err := p.db.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.keyring.Start(ctx); err != nil {
+		return nil, err
+	}
+	p.issuers.Start(ctx)
+	return p.iam.EnsureAccount(ctx, p.config.Account, "management")
+}
+
+// Handler serves all APIs and the hosted issuers' documents.
+func (p *ControlPlane) Handler() http.Handler { return p.handler }
+
+// Ready returns nil while requests are answered from state that is fresh enough.
+func (p *ControlPlane) Ready() error { return p.db.Fresh() }
+
+// issuerKeys finds the keys of a registered provider.
+type issuerKeys struct {
+	issuers  *oidc.Publisher
+	clusters *eks.Service
+	cache    *idtoken.Cache
+}
+
+var errOtherPort = errors.New("the token's issuer is not at the address that the provider was registered with")
+
+// of is sts.Config.Keys. The keys of a hosted issuer and those that were registered with a cluster are at hand; only
+// the address that a provider was registered with is ever fetched. Registered keys count only for providers in the
+// cluster's own account: anybody could register keys of their own for any issuer.
+func (k issuerKeys) of(p *iam.Provider, issuerURL string) (idtoken.KeySource, error) {
+	if id, _, ok := k.issuers.ByURL(issuerURL); ok {
+		set, ok := k.issuers.Keys(id)
+		if !ok || issuerURL != k.issuers.URL(id) {
+			return nil, fmt.Errorf("hosted issuer %s: %w", issuerURL, idtoken.ErrKeys)
+		}
+		return idtoken.Static{Set: set}, nil
+	}
+	if keys, ok := k.clusters.RegisteredKeys(p.Account, issuerURL); ok {
+		return keys, nil
+	}
+	if issuerURL != p.FetchURL {
+		return nil, fmt.Errorf("%w: %w", errOtherPort, idtoken.ErrKeys)
+	}
+	return k.cache.Issuer(p.FetchURL, p.Thumbprints), nil
+}

@@ -1,0 +1,241 @@
+package eks_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awseks "github.com/aws/aws-sdk-go-v2/service/eks"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lanyard-id/lanyard/internal/idtoken"
+)
+
+// Two public keys on P-256, whose private halves nobody has.
+const (
+	jwks1 = `{"keys":[{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"one",` +
+		`"x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}`
+	jwks2 = `{"keys":[{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"two",` +
+		`"x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}`
+)
+
+func register(name, issuer, jwks string) string {
+	text, err := json.Marshal(map[string]string{"name": name, "issuer": issuer, "jwks": jwks})
+	if err != nil {
+		panic(err)
+	}
+	if jwks == "" {
+		text, _ = json.Marshal(map[string]string{"name": name, "issuer": issuer})
+	}
+	return string(text)
+}
+
+func TestRegisterHostedCluster(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	out := must(r.call(t, "POST", "/lanyard/clusters", `{"name":"demo","tags":{"a":"b"}}`))(t)["cluster"].(map[string]any)
+	issuer := out["identity"].(map[string]any)["oidc"].(map[string]any)["issuer"].(string)
+	if out["name"] != "demo" || out["arn"] != "arn:aws:eks:us-east-1:111122223333:cluster/demo" || out["status"] != "ACTIVE" ||
+		!strings.HasPrefix(issuer, "https://oidc.example.com/id/") || fmt.Sprint(out["tags"]) != "map[a:b]" {
+		t.Errorf("registered: %v", out)
+	}
+	described := must(r.client().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: aws.String("demo")}))(t).Cluster
+	if *described.Identity.Oidc.Issuer != issuer || *described.Version == "" || described.CertificateAuthority.Data == nil ||
+		*described.Endpoint != out["endpoint"] || described.ResourcesVpcConfig == nil || described.Status != "ACTIVE" {
+		t.Errorf("described: %+v", described)
+	}
+	_, err := r.call(t, "POST", "/lanyard/clusters", `{"name":"demo"}`)
+	wantRefused(t, err, "ResourceInUseException", "Cluster already exists with name: demo")
+	_, err = r.call(t, "PUT", "/lanyard/clusters/demo/keys", `{"jwks":`+fmt.Sprintf("%q", jwks1)+`}`)
+	wantRefused(t, err, "InvalidRequestException", "")
+	_, err = r.call(t, "POST", "/lanyard/clusters", register("thief", issuer, jwks1))
+	wantRefused(t, err, "InvalidParameterException", "The issuer "+issuer+" is hosted here, for another cluster.")
+}
+
+func TestRegisterClusterWithItsOwnIssuer(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	const issuer = "https://kubernetes.example.com:6443/issuer"
+	if _, err := r.call(t, "POST", "/lanyard/clusters", register("mine", issuer, jwks1)); err != nil {
+		t.Fatal(err)
+	}
+	c, ok := r.eks.Cluster(account, region, "mine")
+	if !ok || c.Issuer != issuer || c.HostedID != "" || string(c.JWKS) != jwks1 {
+		t.Fatalf("cluster = %+v", c)
+	}
+	keyIDs := func(source idtoken.KeySource, ok bool) (ids []string) {
+		if !ok {
+			return nil
+		}
+		for _, k := range must(source.Keys(t.Context(), ""))(t) {
+			ids = append(ids, k.KeyID)
+		}
+		return ids
+	}
+	if diff := cmp.Diff([]string{"one"}, keyIDs(r.eks.Keys(c), true)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"one"}, keyIDs(r.eks.RegisteredKeys(account, issuer))); diff != "" {
+		t.Error(diff)
+	}
+	if got := keyIDs(r.eks.RegisteredKeys(other, issuer)); got != nil {
+		t.Errorf("another account's keys: %v", got)
+	}
+	if got := keyIDs(r.eks.RegisteredKeys(account, issuer+"/")); got != nil {
+		t.Errorf("another issuer's keys: %v", got)
+	}
+
+	out := must(r.call(t, "PUT", "/lanyard/clusters/mine/keys", `{"jwks":`+fmt.Sprintf("%q", jwks2)+`}`))(t)
+	if fmt.Sprint(out["keyIds"]) != "[two]" {
+		t.Errorf("updated: %v", out)
+	}
+	if diff := cmp.Diff([]string{"two"}, keyIDs(r.eks.RegisteredKeys(account, issuer))); diff != "" {
+		t.Error(diff)
+	}
+	_, err := r.call(t, "POST", "/lanyard/clusters", register("mine-too", issuer, jwks2))
+	wantRefused(t, err, "ResourceInUseException", "A cluster of the account is registered with the issuer "+issuer+" already.")
+	_, err = r.call(t, "POST", "/lanyard/clusters/mine/service-account-tokens", `{"namespace":"default","serviceAccount":"app","audiences":["x"]}`)
+	wantRefused(t, err, "InvalidRequestException", "")
+
+	stranger := r.withAccount(t, other)
+	if _, err := stranger.call(t, "POST", "/lanyard/clusters", register("mine", issuer, jwks1)); err != nil {
+		t.Errorf("another account cannot register the issuer: %v", err)
+	}
+	if diff := cmp.Diff([]string{"two"}, keyIDs(r.eks.RegisteredKeys(account, issuer))); diff != "" {
+		t.Errorf("another account's registration counts: %s", diff)
+	}
+
+	must(r.client().DeleteCluster(t.Context(), &awseks.DeleteClusterInput{Name: aws.String("mine")}))(t)
+	if got := keyIDs(r.eks.RegisteredKeys(account, issuer)); got != nil {
+		t.Errorf("keys of a deleted cluster: %v", got)
+	}
+	if _, err := r.call(t, "POST", "/lanyard/clusters", register("mine-too", issuer, jwks2)); err != nil {
+		t.Errorf("the issuer cannot be registered again: %v", err)
+	}
+}
+
+func TestRegisterClusterRefusals(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	long := "https://example.com/" + strings.Repeat("a", 236)
+	private := strings.Replace(jwks1, `"kid"`, `"d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI","kid"`, 1)
+	for _, e := range []struct{ name, body string }{
+		{"no https", register("c", "http://example.com", jwks1)},
+		{"a query", register("c", "https://example.com/?a=b", jwks1)},
+		{"an empty query", register("c", "https://example.com/?", jwks1)},
+		{"a fragment", register("c", "https://example.com/#a", jwks1)},
+		{"an empty fragment", register("c", "https://example.com/#", jwks1)},
+		{"a user", register("c", "https://me@example.com/", jwks1)},
+		{"no host", register("c", "https:///x", jwks1)},
+		{"only a port", register("c", "https://:443/x", jwks1)},
+		{"a host in capitals", register("c", "https://Example.com", jwks1)},
+		{"256 characters", register("c", long, jwks1)},
+		{"keys that are none", register("c", "https://example.com", "{}")},
+		{"no keys", register("c", "https://example.com", `{"keys":[]}`)},
+		{"private keys", register("c", "https://example.com", private)},
+		{"keys without an issuer", `{"name":"c","jwks":` + fmt.Sprintf("%q", jwks1) + `}`},
+		{"a reserved tag", `{"name":"c","tags":{"aws:a":"b"}}`},
+		{"a name with a slash", `{"name":"a/b"}`},
+		{"no name", `{}`},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			_, err := r.call(t, "POST", "/lanyard/clusters", e.body)
+			wantRefused(t, err, "InvalidParameterException", "")
+		})
+	}
+	if _, err := r.call(t, "POST", "/lanyard/clusters", register("c", long[:255], "")); err != nil {
+		t.Errorf("255 characters, and keys to be fetched: %v", err)
+	}
+}
+
+func TestUpdateClusterKeysRefusals(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	if _, err := r.call(t, "POST", "/lanyard/clusters", register("mine", "https://example.com", "")); err != nil {
+		t.Fatal(err)
+	}
+	body := `{"jwks":` + fmt.Sprintf("%q", jwks1) + `}`
+	_, err := r.call(t, "PUT", "/lanyard/clusters/nope/keys", body)
+	wantRefused(t, err, "ResourceNotFoundException", "No cluster found for name: nope.")
+	_, err = r.call(t, "PUT", "/lanyard/clusters/mine/keys", `{"jwks":"{}"}`)
+	wantRefused(t, err, "InvalidParameterException", "")
+	stranger := r.user(t, "stranger", `{"Effect":"Allow","Action":"lanyard:*","Resource":"arn:aws:eks:us-east-1:111122223333:cluster/other"}`)
+	_, err = stranger.call(t, "PUT", "/lanyard/clusters/mine/keys", body)
+	wantRefused(t, err, "AccessDeniedException", "")
+	webhook := r.user(t, "webhook", `{"Effect":"Allow","Action":"lanyard:UpdateClusterKeys","Resource":"arn:aws:eks:us-east-1:111122223333:cluster/mine"}`)
+	if _, err := webhook.call(t, "PUT", "/lanyard/clusters/mine/keys", body); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServiceAccountTokens(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	r.hosted(t, "demo")
+	const path = "/lanyard/clusters/demo/service-account-tokens"
+	cluster, _ := r.eks.Cluster(account, region, "demo")
+	create := func(body string) (*idtoken.Claims, float64) {
+		t.Helper()
+		out := must(r.call(t, "POST", path, body))(t)
+		claims, err := idtoken.Verify(t.Context(), out["token"].(string), idtoken.Expect{
+			Issuer: cluster.Issuer, Audiences: []string{"pods.eks.amazonaws.com"}, Now: r.w.time(),
+		}, r.eks.Keys(cluster))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return claims, out["expiration"].(float64)
+	}
+	const pod = `{"namespace":"team-a","serviceAccount":"app","podName":"app-1","audiences":["pods.eks.amazonaws.com","x"],"durationSeconds":600}`
+	got, expiration := create(pod)
+	k := got.Kubernetes
+	uid := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	for _, id := range []string{got.ID, k.Pod.UID, k.ServiceAccount.UID, k.Node.UID} {
+		if !uid.MatchString(id) {
+			t.Errorf("%q is no UUID", id)
+		}
+	}
+	issued := r.w.time().Truncate(time.Second)
+	if got.Subject != "system:serviceaccount:team-a:app" || k.Namespace != "team-a" || k.ServiceAccount.Name != "app" || k.Pod.Name != "app-1" ||
+		k.Node.Name == "" || len(got.Audience) != 2 || !got.IssuedAt.Equal(issued) || !got.NotBefore.Equal(issued) ||
+		!got.Expires.Equal(issued.Add(10*time.Minute)) || int64(expiration) != got.Expires.Unix() {
+		t.Errorf("claims = %+v %+v, expiration %v", got, k, expiration)
+	}
+	again, _ := create(pod)
+	if again.ID == got.ID || again.Kubernetes.Pod.UID != k.Pod.UID || again.Kubernetes.ServiceAccount.UID != k.ServiceAccount.UID {
+		t.Errorf("again: %+v %+v", again, again.Kubernetes)
+	}
+	elsewhere, _ := create(strings.Replace(pod, "team-a", "team-b", 1))
+	if elsewhere.Kubernetes.Pod.UID == k.Pod.UID || elsewhere.Kubernetes.ServiceAccount.UID == k.ServiceAccount.UID {
+		t.Error("objects of two namespaces have one UID")
+	}
+	free, _ := create(`{"namespace":"team-a","serviceAccount":"app","audiences":["pods.eks.amazonaws.com"]}`)
+	if free.Kubernetes.Pod != nil || free.Kubernetes.Node != nil || !free.Expires.Equal(issued.Add(time.Hour)) {
+		t.Errorf("without a pod: %+v %+v", free, free.Kubernetes)
+	}
+
+	for _, e := range []struct{ name, path, body, code string }{
+		{"a missing cluster", "/lanyard/clusters/nope/service-account-tokens", pod, "ResourceNotFoundException"},
+		{"9 minutes", path, strings.Replace(pod, "600", "599", 1), "InvalidParameterException"},
+		{"more than a day", path, strings.Replace(pod, "600", "86401", 1), "InvalidParameterException"},
+		{"no audience", path, `{"namespace":"a","serviceAccount":"b","audiences":[]}`, "InvalidParameterException"},
+		{"a pattern", path, strings.Replace(pod, "team-a", "team-*", 1), "InvalidParameterException"},
+		{"a colon", path, strings.Replace(pod, `"app"`, `"app:x"`, 1), "InvalidParameterException"},
+		{"no service account", path, `{"namespace":"a","audiences":["x"]}`, "InvalidParameterException"},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			_, err := r.call(t, "POST", e.path, e.body)
+			wantRefused(t, err, e.code, "")
+		})
+	}
+	day, _ := create(strings.Replace(pod, "600", "86400", 1))
+	if !day.Expires.Equal(issued.Add(24 * time.Hour)) {
+		t.Errorf("a day's token expires %v", day.Expires)
+	}
+	stranger := r.user(t, "stranger", `{"Effect":"Allow","Action":["eks:*","lanyard:RegisterCluster"],"Resource":"*"}`)
+	_, err := stranger.call(t, "POST", path, pod)
+	wantRefused(t, err, "AccessDeniedException", "")
+}

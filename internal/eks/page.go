@@ -1,0 +1,26 @@
+package eks
+
+import "encoding/base64"
+
+// maxPage is the longest page of the list calls, and the one that callers get who do not ask.
+const maxPage = 100
+
+// pageSize is how many entries a page has.
+func pageSize(maxResults int32) int {
+	if maxResults <= 0 || maxResults > maxPage {
+		return maxPage
+	}
+	return int(maxResults)
+}
+
+// pageToken makes the nextToken of a page by its last entry. It is opaque only so that nobody builds on it.
+func pageToken(last string) string { return base64.RawURLEncoding.EncodeToString([]byte(last)) }
+
+// readPageToken returns the entry after which a page begins.
+func readPageToken(token string) (string, error) {
+	last, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(last) > 2*maxServiceAccount {
+		return "", invalidParameter("The nextToken is not one that this operation has returned.")
+	}
+	return string(last), nil
+}

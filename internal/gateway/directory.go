@@ -1,0 +1,1056 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"crypto/md5"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rclone/gofakes3"
+	"github.com/tidwall/btree"
+)
+
+// The files of a directory store:
+//
+//	lock                                    held while the store is open
+//	buckets/NAME/bucket.json                owner and creation time
+//	buckets/NAME/objects/HH/HASH.json       an object's record; HASH is the SHA-256 of its key, HH its first byte
+//	buckets/NAME/objects/HH/HASH.RANDOM     the object's data, as the record names it
+//	buckets/NAME/uploads/ID/…               parts of multipart uploads; they do not outlive the process
+//	buckets/NAME/temporary/…                files that are being written
+//
+// No name of a file is made of a key. A write is done when its record was renamed into place and synced; data that no
+// record names was left by a crash and is removed when the store is opened.
+const (
+	bucketsDir   = "buckets"
+	bucketFile   = "bucket.json"
+	objectsDir   = "objects"
+	uploadsDir   = "uploads"
+	temporaryDir = "temporary"
+	recordSuffix = ".json"
+	newPrefix    = ".new-"     // a bucket that is being made
+	deadPrefix   = ".deleted-" // a bucket that is being removed
+	ownerOnly    = 0o700
+)
+
+// OpenDirectory returns an embedded S3 store that keeps its buckets in dir, which it creates. One process may have it open at
+// a time. Records of all objects are held in memory, about 0.5 KiB each. Buckets remember the account that made them. The handler is also
+// an io.Closer.
+func OpenDirectory(dir string, log *slog.Logger) (http.Handler, error) {
+	if err := os.MkdirAll(filepath.Join(dir, bucketsDir), ownerOnly); err != nil {
+		return nil, fmt.Errorf("create the S3 store: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("lock the S3 store in %s: %w", dir, err)
+	}
+	d := &directory{root: filepath.Join(dir, bucketsDir), lock: lock, buckets: map[string]*bucket{}}
+	if err := d.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the S3 store in %s: %w", dir, err), lock.Close())
+	}
+	d.wire = gofakes3.New(d, gofakes3.WithTimeSkewLimit(0), gofakes3.WithLogger(storeLog{log})).Server()
+	return d, nil
+}
+
+// directory is the embedded store: a gofakes3.Backend, and the handler in front of it.
+type directory struct {
+	root string
+	lock *os.File
+	wire http.Handler // gofakes3's S3 API over this backend
+
+	mu      sync.RWMutex
+	buckets map[string]*bucket
+}
+
+// bucket is one bucket. Commits are made one at a time; index is also read between them.
+type bucket struct {
+	name string
+	dir  string
+	bucketInfo
+
+	commit  sync.Mutex // held while files are renamed
+	deleted bool       // under commit
+
+	mu      sync.RWMutex
+	index   btree.Map[string, *object] // by key
+	uploads map[gofakes3.UploadID]*upload
+}
+
+// bucketInfo is what bucket.json holds.
+type bucketInfo struct {
+	Owner   string    `json:"owner"` // account ID
+	Created time.Time `json:"created"`
+}
+
+// object is what an object's record holds. It is immutable.
+type object struct {
+	Key      string            `json:"key"`
+	Data     string            `json:"data"` // name of the data's file; empty for an empty object
+	Size     int64             `json:"size"`
+	MD5      string            `json:"md5"` // hex
+	Metadata map[string]string `json:"metadata"`
+	Parts    []int64           `json:"parts,omitempty"` // sizes, of a multipart upload
+}
+
+// upload is a multipart upload that has not been completed.
+type upload struct {
+	key      string
+	dir      string
+	metadata map[string]string
+	parts    map[int]part // under the bucket's mu
+}
+
+type part struct {
+	file string
+	size int64
+	md5  string
+}
+
+// storeLog gives gofakes3's warnings and errors to slog.
+type storeLog struct{ log *slog.Logger }
+
+// Print implements gofakes3.Logger.
+func (l storeLog) Print(level gofakes3.LogLevel, v ...any) {
+	if level == gofakes3.LogErr || level == gofakes3.LogWarn {
+		l.log.Warn("s3 store", slog.String("detail", fmt.Sprint(v...)))
+	}
+}
+
+// Close lets another process open the store. Requests must have ended.
+func (d *directory) Close() error { return d.lock.Close() }
+
+// load reads all buckets and removes what crashes have left.
+func (d *directory) load() error {
+	entries, err := os.ReadDir(d.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(d.root, e.Name())
+		if strings.HasPrefix(e.Name(), newPrefix) || strings.HasPrefix(e.Name(), deadPrefix) {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		b := &bucket{name: e.Name(), dir: dir, uploads: map[gofakes3.UploadID]*upload{}}
+		if err := b.load(); err != nil {
+			return fmt.Errorf("bucket %s: %w", b.name, err)
+		}
+		d.buckets[b.name] = b
+	}
+	return nil
+}
+
+func (b *bucket) load() error {
+	if err := readJSON(filepath.Join(b.dir, bucketFile), &b.bucketInfo); err != nil {
+		return err
+	}
+	for _, name := range []string{uploadsDir, temporaryDir} {
+		if err := errors.Join(os.RemoveAll(filepath.Join(b.dir, name)), os.Mkdir(filepath.Join(b.dir, name), ownerOnly)); err != nil {
+			return err
+		}
+	}
+	shards, err := os.ReadDir(filepath.Join(b.dir, objectsDir))
+	if err != nil {
+		return err
+	}
+	for _, shard := range shards {
+		if err := b.loadShard(filepath.Join(b.dir, objectsDir, shard.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bucket) loadShard(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	unnamed := map[string]bool{}
+	for _, e := range entries {
+		unnamed[e.Name()] = true
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), recordSuffix) {
+			continue
+		}
+		var o object
+		path := filepath.Join(dir, e.Name())
+		if err := readJSON(path, &o); err != nil {
+			return err
+		}
+		if b.recordPath(o.Key) != path || o.Data != "" && !unnamed[o.Data] {
+			return fmt.Errorf("%s does not fit its object or has lost its data", path)
+		}
+		delete(unnamed, e.Name())
+		delete(unnamed, o.Data)
+		b.index.Set(o.Key, &o)
+	}
+	for name := range unnamed {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readJSON(path string, into any) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// recordPath is the file of a key's record.
+func (b *bucket) recordPath(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	name := hex.EncodeToString(sum[:])
+	return filepath.Join(b.dir, objectsDir, name[:2], name+recordSuffix)
+}
+
+// dataPath is the file of an object's data.
+func (b *bucket) dataPath(o *object) string {
+	return filepath.Join(filepath.Dir(b.recordPath(o.Key)), o.Data)
+}
+
+// find returns a bucket, or S3's error for one that does not exist.
+func (d *directory) find(name string) (*bucket, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if b := d.buckets[name]; b != nil {
+		return b, nil
+	}
+	return nil, gofakes3.BucketNotFound(name)
+}
+
+func (b *bucket) get(key string) (*object, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.index.Get(key)
+}
+
+// owner implements ownership.
+func (d *directory) owner(name string) string {
+	b, err := d.find(name)
+	if err != nil {
+		return ""
+	}
+	return b.Owner
+}
+
+// tags implements ownership.
+func (d *directory) tags(bucket, key string) map[string]string {
+	b, err := d.find(bucket)
+	if err != nil {
+		return nil
+	}
+	o, ok := b.get(key)
+	if !ok {
+		return nil
+	}
+	values, err := url.ParseQuery(o.Metadata[gofakes3.TaggingMetadataKey])
+	if err != nil {
+		return nil
+	}
+	tags := make(map[string]string, len(values))
+	for k := range values {
+		tags[k] = values.Get(k)
+	}
+	return tags
+}
+
+// bucketList is the answer to ListBuckets.
+type bucketList struct {
+	XMLName           xml.Name     `xml:"ListAllMyBucketsResult"`
+	Namespace         string       `xml:"xmlns,attr"`
+	Owner             owner        `xml:"Owner"`
+	Buckets           []listBucket `xml:"Buckets>Bucket"`
+	ContinuationToken string       `xml:"ContinuationToken,omitempty"`
+	Prefix            string       `xml:"Prefix,omitempty"`
+}
+
+type listBucket struct{ Name, CreationDate string }
+
+// owner is an account as S3 names it.
+type owner struct{ ID, DisplayName string }
+
+// newOwner makes the canonical user ID of an account: 64 hexadecimal digits that do not tell the account.
+func newOwner(account string) owner {
+	sum := sha256.Sum256([]byte("canonical user of account " + account))
+	return owner{hex.EncodeToString(sum[:]), account}
+}
+
+// accessControlPolicy is the only access control list there is: the owner has full control.
+type accessControlPolicy struct {
+	XMLName   xml.Name `xml:"AccessControlPolicy"`
+	Namespace string   `xml:"xmlns,attr"`
+	Owner     owner    `xml:"Owner"`
+	Grant     struct {
+		Grantee struct {
+			XSI  string `xml:"xmlns:xsi,attr"`
+			Type string `xml:"xsi:type,attr"`
+			owner
+		}
+		Permission string
+	} `xml:"AccessControlList>Grant"`
+}
+
+// ServeHTTP implements http.Handler. It answers by itself where gofakes3 would name an owner of its own making.
+func (d *directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	query := r.URL.Query()
+	switch {
+	case r.Method == http.MethodGet && bucket == "":
+		d.serveBuckets(w, r)
+	case r.Method == http.MethodGet && query.Has("acl") && d.exists(bucket, key):
+		var acl accessControlPolicy
+		acl.Namespace, acl.Owner = s3Namespace, newOwner(d.owner(bucket))
+		acl.Grant.Grantee.owner, acl.Grant.Permission = acl.Owner, "FULL_CONTROL"
+		acl.Grant.Grantee.XSI, acl.Grant.Grantee.Type = "http://www.w3.org/2001/XMLSchema-instance", "CanonicalUser"
+		writeStoreXML(w, acl)
+	default:
+		d.wire.ServeHTTP(w, r)
+	}
+}
+
+func (d *directory) exists(bucket, key string) bool {
+	b, err := d.find(bucket)
+	if err != nil || key == "" {
+		return err == nil
+	}
+	_, ok := b.get(key)
+	return ok
+}
+
+func writeStoreXML(w http.ResponseWriter, doc any) {
+	b, err := xml.Marshal(doc)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/xml")
+	// A caller that has gone away is no failure of the store.
+	_, _ = w.Write(append([]byte(xml.Header), b...))
+}
+
+// serveBuckets lists the buckets of the account on whose behalf the store is asked, in pages.
+func (d *directory) serveBuckets(w http.ResponseWriter, r *http.Request) {
+	const maxBuckets = 10000
+	query := r.URL.Query()
+	limit := maxBuckets
+	if v := query.Get("max-buckets"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > maxBuckets {
+			writeStoreError(w, http.StatusBadRequest, "InvalidArgument", "max-buckets must be between 1 and 10000")
+			return
+		}
+		limit = n
+	}
+	after, err := base64.URLEncoding.DecodeString(query.Get("continuation-token"))
+	if err != nil {
+		writeStoreError(w, http.StatusBadRequest, "InvalidArgument", "The continuation token provided is incorrect")
+		return
+	}
+	account := accountOf(r.Context())
+	list := bucketList{Namespace: s3Namespace, Owner: newOwner(account), Prefix: query.Get("prefix")}
+	for _, b := range d.bucketsOf(account) {
+		if b.name <= string(after) || !strings.HasPrefix(b.name, list.Prefix) {
+			continue
+		}
+		if len(list.Buckets) == limit {
+			list.ContinuationToken = base64.URLEncoding.EncodeToString([]byte(list.Buckets[limit-1].Name))
+			break
+		}
+		list.Buckets = append(list.Buckets, listBucket{b.name, b.Created.Format("2006-01-02T15:04:05.000Z")})
+	}
+	writeStoreXML(w, list)
+}
+
+func writeStoreError(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/xml")
+	w.WriteHeader(status)
+	writeStoreXML(w, struct {
+		XMLName xml.Name `xml:"Error"`
+		Code    string
+		Message string
+	}{Code: code, Message: message})
+}
+
+// bucketsOf returns an account's buckets by name.
+func (d *directory) bucketsOf(account string) []*bucket {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var own []*bucket
+	for _, b := range d.buckets {
+		if b.Owner == account {
+			own = append(own, b)
+		}
+	}
+	slices.SortFunc(own, func(a, b *bucket) int { return cmp.Compare(a.name, b.name) })
+	return own
+}
+
+// ListBuckets implements gofakes3.Backend.
+func (d *directory) ListBuckets(ctx context.Context) ([]gofakes3.BucketInfo, error) {
+	var infos []gofakes3.BucketInfo
+	for _, b := range d.bucketsOf(accountOf(ctx)) {
+		infos = append(infos, gofakes3.BucketInfo{Name: b.name, CreationDate: gofakes3.NewContentTime(b.Created)})
+	}
+	return infos, nil
+}
+
+// BucketExists implements gofakes3.Backend.
+func (d *directory) BucketExists(_ context.Context, name string) (bool, error) {
+	_, err := d.find(name)
+	return err == nil, nil
+}
+
+// CreateBucket implements gofakes3.Backend. The account of the context becomes the owner.
+func (d *directory) CreateBucket(ctx context.Context, name string) error {
+	account := accountOf(ctx)
+	if account == "" {
+		return errors.New("create a bucket for no account")
+	}
+	if !validBucket(name) {
+		return gofakes3.ErrInvalidBucketName
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.buckets[name] != nil {
+		return gofakes3.ResourceError(gofakes3.ErrBucketAlreadyExists, name)
+	}
+	b := &bucket{name: name, dir: filepath.Join(d.root, name), uploads: map[gofakes3.UploadID]*upload{},
+		bucketInfo: bucketInfo{Owner: account, Created: time.Now().UTC().Truncate(time.Millisecond)}}
+	made := filepath.Join(d.root, newPrefix+rand.Text())
+	for _, dir := range []string{"", objectsDir, uploadsDir, temporaryDir} {
+		if err := os.Mkdir(filepath.Join(made, dir), ownerOnly); err != nil {
+			return fmt.Errorf("create bucket %s: %w", name, err)
+		}
+	}
+	raw, err := json.Marshal(b.bucketInfo)
+	if err == nil {
+		err = writeSynced(filepath.Join(made, bucketFile), raw)
+	}
+	if err == nil {
+		err = renameSynced(made, b.dir)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("create bucket %s: %w", name, err), os.RemoveAll(made))
+	}
+	d.buckets[name] = b
+	return nil
+}
+
+// DeleteBucket implements gofakes3.Backend.
+func (d *directory) DeleteBucket(_ context.Context, name string) error {
+	b, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	b.commit.Lock()
+	defer b.commit.Unlock()
+	b.mu.RLock()
+	empty := b.index.Len() == 0
+	b.mu.RUnlock()
+	switch {
+	case b.deleted:
+		return gofakes3.BucketNotFound(name)
+	case !empty:
+		return gofakes3.ResourceError(gofakes3.ErrBucketNotEmpty, name)
+	}
+	dead := filepath.Join(d.root, deadPrefix+rand.Text())
+	d.mu.Lock()
+	err = renameSynced(b.dir, dead)
+	if err == nil {
+		b.deleted = true
+		delete(d.buckets, name)
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("delete bucket %s: %w", name, err)
+	}
+	return os.RemoveAll(dead)
+}
+
+// ListBucket implements gofakes3.Backend.
+func (d *directory) ListBucket(_ context.Context, name string, prefix *gofakes3.Prefix, page gofakes3.ListBucketPage) (*gofakes3.ObjectList, error) {
+	b, err := d.find(name)
+	if err != nil {
+		return nil, err
+	}
+	var want gofakes3.Prefix
+	if prefix != nil {
+		want = *prefix
+	}
+	limit := int(page.MaxKeys)
+	if limit <= 0 {
+		limit = gofakes3.MaxBucketKeys
+	}
+	own := newOwner(b.Owner)
+	list := gofakes3.NewObjectList()
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	last := ""
+	for from := max(want.Prefix, page.Marker); ; {
+		next := "" // where to go on after a common prefix
+		b.index.Ascend(from, func(key string, o *object) bool {
+			if !strings.HasPrefix(key, want.Prefix) {
+				return false // keys are in order, and from is not before the prefix
+			}
+			if key <= page.Marker && page.Marker != "" {
+				return true
+			}
+			common := commonPrefix(key, want)
+			if common != "" && common == page.Marker {
+				next = successor(common)
+				return false
+			}
+			if len(list.Contents)+len(list.CommonPrefixes) == limit {
+				list.IsTruncated, list.NextMarker = true, last
+				return false
+			}
+			if common == "" {
+				list.Add(o.content(own))
+				last = key
+				return true
+			}
+			list.AddPrefix(common)
+			last, next = common, successor(common)
+			return false
+		})
+		if next == "" {
+			return list, nil
+		}
+		from = next
+	}
+}
+
+// commonPrefix returns the part of a key up to the delimiter after the prefix, or "" when there is no such part.
+func commonPrefix(key string, p gofakes3.Prefix) string {
+	if p.Delimiter == "" {
+		return ""
+	}
+	i := strings.Index(key[len(p.Prefix):], p.Delimiter)
+	if i < 0 {
+		return ""
+	}
+	return key[:len(p.Prefix)+i+len(p.Delimiter)]
+}
+
+// successor returns the first string after all that begin with s, or "" when there is none.
+func successor(s string) string {
+	b := []byte(s)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i]++; b[i] != 0 {
+			return string(b[:i+1])
+		}
+	}
+	return ""
+}
+
+func (o *object) content(own owner) *gofakes3.Content {
+	c := &gofakes3.Content{Key: o.Key, ETag: `"` + o.MD5 + `"`, Size: o.Size, StorageClass: "STANDARD",
+		Owner: &gofakes3.UserInfo{ID: own.ID, DisplayName: own.DisplayName}}
+	if class := o.Metadata["X-Amz-Storage-Class"]; class != "" {
+		c.StorageClass = gofakes3.StorageClass(class)
+	}
+	if t, err := http.ParseTime(o.Metadata["Last-Modified"]); err == nil {
+		c.LastModified = gofakes3.NewContentTime(t)
+	}
+	return c
+}
+
+// HeadObject implements gofakes3.Backend.
+func (d *directory) HeadObject(_ context.Context, bucketName, key string) (*gofakes3.Object, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := b.get(key)
+	if !ok {
+		return nil, gofakes3.KeyNotFound(key)
+	}
+	return o.found(io.NopCloser(strings.NewReader("")), nil)
+}
+
+// GetObject implements gofakes3.Backend.
+func (d *directory) GetObject(_ context.Context, bucketName, key string, rangeRequest *gofakes3.ObjectRangeRequest) (*gofakes3.Object, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return nil, err
+	}
+	o, contents, err := b.open(key)
+	if err != nil {
+		return nil, err
+	}
+	rng, err := rangeRequest.Range(o.Size)
+	if err == nil && rng != nil {
+		contents, err = section(contents, rng)
+	}
+	if err != nil {
+		return nil, errors.Join(err, contents.Close())
+	}
+	return o.found(contents, rng)
+}
+
+// open returns an object and its data. The file is opened before the object can be replaced.
+func (b *bucket) open(key string) (*object, io.ReadCloser, error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	o, ok := b.index.Get(key)
+	switch {
+	case !ok:
+		return nil, nil, gofakes3.KeyNotFound(key)
+	case o.Data == "":
+		return o, io.NopCloser(strings.NewReader("")), nil
+	}
+	f, err := os.Open(b.dataPath(o))
+	if err != nil {
+		return nil, nil, fmt.Errorf("open object: %w", err)
+	}
+	return o, f, nil
+}
+
+// section limits an object's data to a range.
+func section(contents io.ReadCloser, rng *gofakes3.ObjectRange) (io.ReadCloser, error) {
+	if s, ok := contents.(io.Seeker); ok {
+		if _, err := s.Seek(rng.Start, io.SeekStart); err != nil {
+			return contents, err
+		}
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(contents, rng.Length), contents}, nil
+}
+
+// found makes gofakes3's form of an object.
+func (o *object) found(contents io.ReadCloser, rng *gofakes3.ObjectRange) (*gofakes3.Object, error) {
+	sum, err := hex.DecodeString(o.MD5)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("record of object: %w", err), contents.Close())
+	}
+	return &gofakes3.Object{Name: o.Key, Metadata: maps.Clone(o.Metadata), Size: o.Size, Contents: contents, Hash: sum, Range: rng, PartSizes: o.Parts}, nil
+}
+
+// PutObject implements gofakes3.Backend.
+func (d *directory) PutObject(ctx context.Context, bucketName, key string, meta map[string]string, input io.Reader, size int64) (gofakes3.PutObjectResult, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return gofakes3.PutObjectResult{}, err
+	}
+	o, err := b.put(ctx, &object{Key: key, Metadata: meta}, input, size)
+	if err != nil {
+		return gofakes3.PutObjectResult{}, err
+	}
+	return gofakes3.PutObjectResult{ETag: `"` + o.MD5 + `"`}, nil
+}
+
+// put stores an object: its data first, then its record. It fills in what the data tells.
+func (b *bucket) put(ctx context.Context, o *object, input io.Reader, size int64) (*object, error) {
+	temporary, n, sum, err := b.spool(filepath.Join(b.dir, temporaryDir), input, size)
+	if err != nil {
+		return nil, err
+	}
+	stored := &object{Key: o.Key, Metadata: maps.Clone(o.Metadata), Parts: o.Parts, Size: n, MD5: hex.EncodeToString(sum)}
+	if err := b.replace(ctx, stored, temporary); err != nil {
+		return nil, errors.Join(err, removeIfPresent(temporary))
+	}
+	return stored, nil
+}
+
+// spool writes a body to a new file in dir and syncs it. A size of -1 is unknown.
+func (b *bucket) spool(dir string, input io.Reader, size int64) (path string, n int64, sum []byte, err error) {
+	f, err := os.CreateTemp(dir, "")
+	if err != nil {
+		return "", 0, nil, fmt.Errorf("create temporary file: %w", err)
+	}
+	h := md5.New()
+	n, err = copyInto(f, h, input)
+	switch {
+	case err == nil && size >= 0 && n != size:
+		err = gofakes3.ErrIncompleteBody
+	case err == nil:
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", 0, nil, errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), n, h.Sum(nil), nil
+}
+
+func copyInto(f *os.File, h hash.Hash, input io.Reader) (int64, error) {
+	n, err := io.Copy(io.MultiWriter(f, h), input)
+	if err != nil {
+		return n, fmt.Errorf("write object: %w", err)
+	}
+	return n, nil
+}
+
+// replace makes an object the one that its key has. Its data is in the temporary file.
+func (b *bucket) replace(ctx context.Context, o *object, temporary string) error {
+	b.commit.Lock()
+	defer b.commit.Unlock()
+	if b.deleted {
+		return gofakes3.BucketNotFound(b.name)
+	}
+	old, exists := b.get(o.Key)
+	etag := ""
+	if exists {
+		etag = old.MD5
+	}
+	if err := gofakes3.CheckWriteConditions(ctx, exists, etag); err != nil {
+		return err
+	}
+	record := b.recordPath(o.Key)
+	if err := os.MkdirAll(filepath.Dir(record), ownerOnly); err != nil {
+		return fmt.Errorf("create shard: %w", err)
+	}
+	name := strings.TrimSuffix(filepath.Base(record), recordSuffix)
+	o.Data = name + "." + rand.Text()
+	if err := os.Rename(temporary, b.dataPath(o)); err != nil {
+		return fmt.Errorf("move data into place: %w", err)
+	}
+	if err := b.writeRecord(o); err != nil {
+		return errors.Join(err, os.Remove(b.dataPath(o)))
+	}
+	if exists && old.Data != "" {
+		// The object is replaced; data that stays behind is removed when the store is opened next.
+		_ = os.Remove(b.dataPath(old))
+	}
+	return nil
+}
+
+// writeRecord makes a record durable, and then visible. The commit lock is held.
+func (b *bucket) writeRecord(o *object) error {
+	raw, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	temporary := filepath.Join(b.dir, temporaryDir, rand.Text())
+	if err := writeSynced(temporary, raw); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	if err := renameSynced(temporary, b.recordPath(o.Key)); err != nil {
+		return fmt.Errorf("move record into place: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.index.Set(o.Key, o)
+	return nil
+}
+
+// SetObjectTagging implements gofakes3.ObjectTaggingBackend.
+func (d *directory) SetObjectTagging(_ context.Context, bucketName, key, tagging string) error {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return err
+	}
+	b.commit.Lock()
+	defer b.commit.Unlock()
+	old, ok := b.get(key)
+	if b.deleted || !ok {
+		return gofakes3.KeyNotFound(key)
+	}
+	o := *old
+	o.Metadata = maps.Clone(old.Metadata)
+	delete(o.Metadata, gofakes3.TaggingMetadataKey)
+	if tagging != "" {
+		o.Metadata[gofakes3.TaggingMetadataKey] = tagging
+	}
+	return b.writeRecord(&o)
+}
+
+// DeleteObject implements gofakes3.Backend.
+func (d *directory) DeleteObject(_ context.Context, bucketName, key string) (gofakes3.ObjectDeleteResult, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return gofakes3.ObjectDeleteResult{}, err
+	}
+	b.commit.Lock()
+	defer b.commit.Unlock()
+	o, ok := b.get(key)
+	if b.deleted || !ok {
+		return gofakes3.ObjectDeleteResult{}, nil
+	}
+	record := b.recordPath(key)
+	if err := os.Remove(record); err != nil {
+		return gofakes3.ObjectDeleteResult{}, fmt.Errorf("remove record: %w", err)
+	}
+	if err := syncDir(filepath.Dir(record)); err != nil {
+		return gofakes3.ObjectDeleteResult{}, err
+	}
+	b.mu.Lock()
+	b.index.Delete(key)
+	b.mu.Unlock()
+	if o.Data != "" {
+		// The object is gone; data that stays behind is removed when the store is opened next.
+		_ = os.Remove(b.dataPath(o))
+	}
+	return gofakes3.ObjectDeleteResult{}, nil
+}
+
+// DeleteMulti implements gofakes3.Backend.
+func (d *directory) DeleteMulti(ctx context.Context, bucketName string, keys ...string) (gofakes3.MultiDeleteResult, error) {
+	var result gofakes3.MultiDeleteResult
+	for _, key := range keys {
+		if _, err := d.DeleteObject(ctx, bucketName, key); err != nil {
+			failed := gofakes3.ErrorResultFromError(err)
+			failed.Key = key
+			result.Error = append(result.Error, failed)
+			continue
+		}
+		result.Deleted = append(result.Deleted, gofakes3.ObjectID{Key: key})
+	}
+	return result, nil
+}
+
+// CopyObject implements gofakes3.Backend.
+func (d *directory) CopyObject(ctx context.Context, srcBucket, srcKey, dstBucket, dstKey string, meta map[string]string) (gofakes3.CopyObjectResult, error) {
+	from, err := d.find(srcBucket)
+	if err != nil {
+		return gofakes3.CopyObjectResult{}, err
+	}
+	to, err := d.find(dstBucket)
+	if err != nil {
+		return gofakes3.CopyObjectResult{}, err
+	}
+	src, contents, err := from.open(srcKey)
+	if err != nil {
+		return gofakes3.CopyObjectResult{}, err
+	}
+	o, err := to.put(ctx, &object{Key: dstKey, Metadata: meta}, contents, src.Size)
+	if err = errors.Join(err, contents.Close()); err != nil {
+		return gofakes3.CopyObjectResult{}, err
+	}
+	modified, err := http.ParseTime(meta["Last-Modified"])
+	if err != nil {
+		return gofakes3.CopyObjectResult{}, fmt.Errorf("time of a copy: %w", err)
+	}
+	return gofakes3.CopyObjectResult{ETag: `"` + o.MD5 + `"`, LastModified: gofakes3.NewContentTime(modified)}, nil
+}
+
+// CreateMultipartUpload implements gofakes3.MultipartBackend.
+func (d *directory) CreateMultipartUpload(_ context.Context, bucketName, key string, meta map[string]string) (gofakes3.UploadID, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return "", err
+	}
+	id := gofakes3.UploadID(rand.Text() + rand.Text())
+	u := &upload{key: key, dir: filepath.Join(b.dir, uploadsDir, string(id)), metadata: meta, parts: map[int]part{}}
+	if err := os.Mkdir(u.dir, ownerOnly); err != nil {
+		return "", fmt.Errorf("create upload: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.uploads[id] = u
+	return id, nil
+}
+
+// findUpload returns an upload for a key.
+func (d *directory) findUpload(bucketName, key string, id gofakes3.UploadID) (*bucket, *upload, error) {
+	b, err := d.find(bucketName)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	u := b.uploads[id]
+	if u == nil || u.key != key {
+		return nil, nil, gofakes3.ErrNoSuchUpload
+	}
+	return b, u, nil
+}
+
+// UploadPart implements gofakes3.MultipartBackend.
+func (d *directory) UploadPart(_ context.Context, bucketName, key string, id gofakes3.UploadID, number int, size int64, input io.Reader) (string, error) {
+	b, u, err := d.findUpload(bucketName, key, id)
+	if err != nil {
+		return "", err
+	}
+	path, n, sum, err := b.spool(u.dir, input, size)
+	if err != nil {
+		return "", err
+	}
+	p := part{file: path, size: n, md5: hex.EncodeToString(sum)}
+	b.mu.Lock()
+	old, replaced := u.parts[number]
+	u.parts[number] = p
+	b.mu.Unlock()
+	if replaced {
+		if err := removeIfPresent(old.file); err != nil {
+			return "", fmt.Errorf("remove replaced part: %w", err)
+		}
+	}
+	return `"` + p.md5 + `"`, nil
+}
+
+// CompleteMultipartUpload implements gofakes3.MultipartBackend. The object's ETag is the MD5 of its content.
+func (d *directory) CompleteMultipartUpload(ctx context.Context, bucketName, key string, id gofakes3.UploadID,
+	input *gofakes3.CompleteMultipartUploadRequest) (gofakes3.VersionID, string, error) {
+	b, u, err := d.findUpload(bucketName, key, id)
+	if err != nil {
+		return "", "", err
+	}
+	parts, err := b.choose(u, input.Parts)
+	if err != nil {
+		return "", "", err
+	}
+	o := &object{Key: key, Metadata: maps.Clone(u.metadata)}
+	o.Metadata["Last-Modified"] = time.Now().UTC().Format(http.TimeFormat)
+	var total int64
+	for _, p := range parts {
+		o.Parts = append(o.Parts, p.size)
+		total += p.size
+	}
+	content := &partsReader{parts: parts}
+	stored, err := b.put(ctx, o, content, total)
+	if err = errors.Join(err, content.Close()); err != nil {
+		return "", "", err
+	}
+	// The object stands; an upload that cannot be removed now is removed when the store is opened next.
+	_ = d.AbortMultipartUpload(ctx, bucketName, key, id)
+	return "", `"` + stored.MD5 + `"`, nil
+}
+
+// choose returns the listed parts, which must have been uploaded, in order.
+func (b *bucket) choose(u *upload, list []gofakes3.CompletedPart) ([]part, error) {
+	const minPart = 5 << 20 // of all parts but the last
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if len(list) == 0 {
+		return nil, gofakes3.ErrMalformedXML
+	}
+	parts := make([]part, len(list))
+	for i, listed := range list {
+		if i > 0 && listed.PartNumber <= list[i-1].PartNumber {
+			return nil, gofakes3.ErrInvalidPartOrder
+		}
+		p, ok := u.parts[listed.PartNumber]
+		if !ok || strings.Trim(listed.ETag, `"`) != p.md5 {
+			return nil, gofakes3.ErrInvalidPart
+		}
+		if i < len(list)-1 && p.size < minPart {
+			return nil, gofakes3.ErrorCode("EntityTooSmall")
+		}
+		parts[i] = p
+	}
+	return parts, nil
+}
+
+// AbortMultipartUpload implements gofakes3.MultipartBackend.
+func (d *directory) AbortMultipartUpload(_ context.Context, bucketName, key string, id gofakes3.UploadID) error {
+	b, u, err := d.findUpload(bucketName, key, id)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	delete(b.uploads, id)
+	b.mu.Unlock()
+	return os.RemoveAll(u.dir)
+}
+
+// partsReader reads parts one after the other, with one file open at a time.
+type partsReader struct {
+	parts []part
+	file  *os.File
+}
+
+// Read implements io.Reader.
+func (p *partsReader) Read(buf []byte) (int, error) {
+	for {
+		if p.file == nil {
+			if len(p.parts) == 0 {
+				return 0, io.EOF
+			}
+			f, err := os.Open(p.parts[0].file)
+			if err != nil {
+				return 0, fmt.Errorf("open part: %w", err)
+			}
+			p.file, p.parts = f, p.parts[1:]
+		}
+		n, err := p.file.Read(buf)
+		if err != io.EOF {
+			return n, err
+		}
+		if err := p.Close(); err != nil {
+			return n, err
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// Close implements io.Closer.
+func (p *partsReader) Close() error {
+	if p.file == nil {
+		return nil
+	}
+	err := p.file.Close()
+	p.file = nil
+	return err
+}
+
+// writeSynced writes a file that survives a crash once its directory is synced.
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// renameSynced renames and syncs the directory of the new name.
+func renameSynced(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func removeIfPresent(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

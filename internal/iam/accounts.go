@@ -1,0 +1,198 @@
+package iam
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	"math/big"
+	"time"
+
+	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/internal/sigv4"
+)
+
+// errAccountExists reports that an account is there already.
+var errAccountExists = errors.New("iam: account exists")
+
+// EnsureAccount makes the account, with a root access key, unless it exists. The key is returned only when it was
+// made; it is stored wrapped and never shown again. The first account that is made is the management account, which may
+// make others.
+func (s *Service) EnsureAccount(ctx context.Context, id, name string) (root *sigv4.Credentials, err error) {
+	if _, ok := s.accounts.Get(id); ok {
+		return nil, nil
+	}
+	_, root, err = s.makeAccount(ctx, id, name)
+	if errors.Is(err, errAccountExists) {
+		return nil, nil
+	}
+	return root, err
+}
+
+func (s *Service) makeAccount(ctx context.Context, id, name string) (*accountRow, *sigv4.Credentials, error) {
+	if !arn.ValidAccountID(id) {
+		return nil, nil, fmt.Errorf("make account %q: an account ID is 12 decimal digits", id)
+	}
+	key, secret, err := s.newAccessKey(id, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	var made *accountRow
+	err = s.db.Update(ctx, func(tx *kv.Tx) error {
+		if _, exists := s.accounts.Read(tx, id); exists {
+			return errAccountExists
+		}
+		_, later := s.installation.Read(tx, installationKey)
+		if !later {
+			s.installation.Write(tx, installationKey, &installation{ManagementAccount: id})
+		}
+		made = &accountRow{account: account{
+			ID: id, Name: name, Created: s.time(), AccessKeys: []string{key.ID}, Usage: map[string]int{},
+		}}
+		s.accounts.Write(tx, id, made)
+		return s.putAccessKey(tx, key)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make account %s: %w", id, err)
+	}
+	return made, &sigv4.Credentials{AccessKeyID: key.ID, SecretAccessKey: secret}, nil
+}
+
+type accountShape struct {
+	ID        string
+	Name      string
+	Arn       string
+	CreatedAt time.Time
+}
+
+func (s *Service) accountOf(a *accountRow) accountShape {
+	return accountShape{a.ID, a.Name, s.rootARN(a.ID), a.Created}
+}
+
+// accessManagement is the access of operations on the installation's accounts: they belong to the management account,
+// and no policy of another account can open them.
+func (s *Service) accessManagement(action string, c *awsapi.Caller) ([]awsapi.Access, error) {
+	i, ok := s.installation.Get(installationKey)
+	if !ok || c.Account != i.ManagementAccount {
+		return nil, awsapi.Errorf("AccessDeniedException",
+			"User: %s is not authorized to perform: %s because only the management account may", c.ARN, action)
+	}
+	return []awsapi.Access{{Action: action, Resource: "*"}}, nil
+}
+
+type createAccountIn struct{ AccountID, Name string }
+
+type createAccountOut struct {
+	Account         accountShape
+	AccessKeyID     string
+	SecretAccessKey string
+}
+
+func (s *Service) createAccount(ctx context.Context, _ *awsapi.Caller, in *createAccountIn) (*createAccountOut, error) {
+	id := in.AccountID
+	if id == "" {
+		n, err := rand.Int(rand.Reader, big.NewInt(1_000_000_000_000))
+		if err != nil {
+			return nil, fmt.Errorf("choose an account ID: %w", err)
+		}
+		id = fmt.Sprintf("%012d", n)
+	}
+	made, root, err := s.makeAccount(ctx, id, in.Name)
+	if errors.Is(err, errAccountExists) {
+		return nil, awsapi.Errorf("ResourceInUseException", "Account already exists: %s", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &createAccountOut{s.accountOf(made), root.AccessKeyID, string(root.SecretAccessKey)}, nil
+}
+
+type listAccountsIn struct {
+	MaxResults int32
+	NextToken  string
+}
+
+type listAccountsOut struct {
+	Accounts  []accountShape
+	NextToken string
+}
+
+func (s *Service) listAccounts(_ context.Context, c *awsapi.Caller, in *listAccountsIn) (*listAccountsOut, error) {
+	from := func(after string) iter.Seq2[string, *accountRow] { return s.accounts.Scan("", after) }
+	page, next, err := paginate(s, c, in.NextToken, in.MaxResults, from, func(a *accountRow) (accountShape, bool) {
+		return s.accountOf(a), true
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &listAccountsOut{page, next}, nil
+}
+
+type accountAliasIn struct{ AccountAlias string }
+
+func (in *accountAliasIn) target(*Service, *awsapi.Caller) (target, error) {
+	return target{arn: "*"}, nil
+}
+
+func (s *Service) changeAccount(ctx context.Context, id string, do func(*kv.Tx, *accountRow) error) error {
+	return change(ctx, s.db, s.accounts, id, awsapi.Errorf("NoSuchEntity", "The account %s cannot be found.", id), do)
+}
+
+// createAccountAlias gives the account an alias in place of the one it has, if any: an account has at most one.
+func (s *Service) createAccountAlias(ctx context.Context, c *awsapi.Caller, in *accountAliasIn) error {
+	return s.changeAccount(ctx, c.Account, func(tx *kv.Tx, a *accountRow) error {
+		if owner, taken := s.aliases.Read(tx, in.AccountAlias); taken {
+			if owner.Account == c.Account {
+				return nil
+			}
+			return awsapi.Errorf("EntityAlreadyExists", "The account alias %s already exists.", in.AccountAlias)
+		}
+		if a.Alias != "" {
+			s.aliases.Remove(tx, a.Alias)
+		}
+		s.aliases.Write(tx, in.AccountAlias, &alias{c.Account})
+		a.Alias = in.AccountAlias
+		return nil
+	})
+}
+
+func (s *Service) deleteAccountAlias(ctx context.Context, c *awsapi.Caller, in *accountAliasIn) error {
+	return s.changeAccount(ctx, c.Account, func(tx *kv.Tx, a *accountRow) error {
+		if a.Alias != in.AccountAlias {
+			return awsapi.Errorf("NoSuchEntity", "The account alias %s cannot be found.", in.AccountAlias)
+		}
+		s.aliases.Remove(tx, a.Alias)
+		a.Alias = ""
+		return nil
+	})
+}
+
+type listAliasesIn struct {
+	Marker   string
+	MaxItems int32
+}
+
+func (in *listAliasesIn) target(*Service, *awsapi.Caller) (target, error) {
+	return target{arn: "*"}, nil
+}
+
+type listAliasesOut struct {
+	AccountAliases []string
+	IsTruncated    bool
+	Marker         string
+}
+
+func (s *Service) listAccountAliases(_ context.Context, c *awsapi.Caller, in *listAliasesIn) (*listAliasesOut, error) {
+	var aliases []string
+	if a, ok := s.accounts.Get(c.Account); ok && a.Alias != "" {
+		aliases = append(aliases, a.Alias)
+	}
+	page, next, err := paginate(s, c, in.Marker, in.MaxItems, sorted(aliases, func(a string) string { return a }), all)
+	if err != nil {
+		return nil, err
+	}
+	return &listAliasesOut{AccountAliases: page, IsTruncated: next != "", Marker: next}, nil
+}

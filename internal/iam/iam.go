@@ -1,0 +1,209 @@
+// Package iam keeps accounts, users, roles, policies and identity providers, and decides who may do what.
+package iam
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/keyring"
+	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/policy"
+)
+
+// Config is what the service needs.
+type Config struct {
+	DB        *kv.DB           // required, not yet started
+	Keyring   *keyring.Keyring // required; wraps secret access keys
+	Partition string           // aws, aws-cn, aws-us-gov, …
+	Now       func() time.Time // time.Now when nil
+	Log       *slog.Logger     // required
+}
+
+// Service is IAM.
+type Service struct {
+	partition string
+	now       func() time.Time
+	log       *slog.Logger
+	keyring   *keyring.Keyring
+
+	db           *kv.DB
+	installation *kv.Table[installation]
+	accounts     *kv.Table[accountRow]
+	aliases      *kv.Table[alias]
+	users        *kv.Table[userRow]
+	roles        *kv.Table[roleRow]
+	keys         *kv.Table[accessKeyRow]
+	managed      *kv.Table[managedRow]
+	providers    *kv.Table[providerRow]
+	profiles     *kv.Table[instanceProfile]
+
+	usersByID     *kv.Index[userRow]
+	rolesByID     *kv.Index[roleRow]
+	usersByPolicy *kv.Index[userRow] // "ACCOUNT/POLICY ARN", attached or boundary
+	rolesByPolicy *kv.Index[roleRow]
+	managedByARN  *kv.Index[managedRow]
+
+	aws             map[string]*managedRow // AWS's managed policies by ARN; never changes
+	sessionPolicies sessionPolicies
+	uses            sync.Map // *use by access key ID or role ID
+}
+
+// New makes the service and its tables.
+func New(c Config) *Service {
+	aws, err := loadAWSPolicies(c.Partition)
+	if err != nil {
+		panic(fmt.Sprintf("iam: read the embedded policies: %v", err)) // they are part of the program
+	}
+	s := &Service{
+		partition: c.Partition, now: c.Now, log: c.Log, keyring: c.Keyring,
+		db:              c.DB,
+		installation:    kv.NewTable[installation](c.DB, "iam-installation"),
+		accounts:        kv.NewTable[accountRow](c.DB, "iam-accounts"),
+		aliases:         kv.NewTable[alias](c.DB, "iam-aliases"),
+		users:           kv.NewTable[userRow](c.DB, "iam-users"),
+		roles:           kv.NewTable[roleRow](c.DB, "iam-roles"),
+		keys:            kv.NewTable[accessKeyRow](c.DB, "iam-access-keys"),
+		managed:         kv.NewTable[managedRow](c.DB, "iam-policies"),
+		providers:       kv.NewTable[providerRow](c.DB, "iam-oidc-providers"),
+		profiles:        kv.NewTable[instanceProfile](c.DB, "iam-instance-profiles"),
+		aws:             aws,
+		sessionPolicies: sessionPolicies{byText: make(map[string]*policy.Policy)},
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.usersByID = kv.NewIndex(s.users, func(_ string, r *userRow) []string { return []string{r.ID} })
+	s.rolesByID = kv.NewIndex(s.roles, func(_ string, r *roleRow) []string { return []string{r.ID} })
+	s.usersByPolicy = kv.NewIndex(s.users, func(_ string, r *userRow) []string { return r.policiesOf() })
+	s.rolesByPolicy = kv.NewIndex(s.roles, func(_ string, r *roleRow) []string { return r.policiesOf() })
+	s.managedByARN = kv.NewIndex(s.managed, func(_ string, m *managedRow) []string { return []string{m.ARN} })
+	return s
+}
+
+// API returns the operations of the IAM API.
+func (s *Service) API() awsapi.Service {
+	return awsapi.Service{Model: awsapi.ModelNamed("iam"), Operations: []awsapi.Operation{
+		on(s, "CreateUser", s.createUser),
+		on(s, "GetUser", s.getUser),
+		on(s, "ListUsers", s.listUsers),
+		awsapi.Op("UpdateUser", s.updateUser, s.accessUpdateUser),
+		act(s, "DeleteUser", s.deleteUser),
+		act(s, "TagUser", s.tagUser),
+		act(s, "UntagUser", s.untagUser),
+		on(s, "ListUserTags", s.listUserTags),
+		act(s, "PutUserPolicy", s.putUserPolicy),
+		on(s, "GetUserPolicy", s.getUserPolicy),
+		on(s, "ListUserPolicies", s.listUserPolicies),
+		act(s, "DeleteUserPolicy", s.deleteUserPolicy),
+		act(s, "AttachUserPolicy", s.attachUserPolicy),
+		act(s, "DetachUserPolicy", s.detachUserPolicy),
+		on(s, "ListAttachedUserPolicies", s.listAttachedUserPolicies),
+		act(s, "PutUserPermissionsBoundary", s.putUserBoundary),
+		act(s, "DeleteUserPermissionsBoundary", s.deleteUserBoundary),
+
+		on(s, "CreateAccessKey", s.createAccessKey),
+		act(s, "DeleteAccessKey", s.deleteAccessKey),
+		act(s, "UpdateAccessKey", s.updateAccessKey),
+		on(s, "ListAccessKeys", s.listAccessKeys),
+		on(s, "GetAccessKeyLastUsed", s.getAccessKeyLastUsed),
+
+		on(s, "CreateRole", s.createRole),
+		on(s, "GetRole", s.getRole),
+		on(s, "ListRoles", s.listRoles),
+		act(s, "UpdateRole", s.updateRole),
+		on(s, "UpdateRoleDescription", s.updateRoleDescription),
+		act(s, "UpdateAssumeRolePolicy", s.updateAssumeRolePolicy),
+		act(s, "DeleteRole", s.deleteRole),
+		act(s, "TagRole", s.tagRole),
+		act(s, "UntagRole", s.untagRole),
+		on(s, "ListRoleTags", s.listRoleTags),
+		act(s, "PutRolePolicy", s.putRolePolicy),
+		on(s, "GetRolePolicy", s.getRolePolicy),
+		on(s, "ListRolePolicies", s.listRolePolicies),
+		act(s, "DeleteRolePolicy", s.deleteRolePolicy),
+		act(s, "AttachRolePolicy", s.attachRolePolicy),
+		act(s, "DetachRolePolicy", s.detachRolePolicy),
+		on(s, "ListAttachedRolePolicies", s.listAttachedRolePolicies),
+		act(s, "PutRolePermissionsBoundary", s.putRoleBoundary),
+		act(s, "DeleteRolePermissionsBoundary", s.deleteRoleBoundary),
+		on(s, "ListInstanceProfilesForRole", s.listInstanceProfilesForRole),
+
+		on(s, "CreatePolicy", s.createPolicy),
+		on(s, "GetPolicy", s.getPolicy),
+		on(s, "ListPolicies", s.listPolicies),
+		act(s, "DeletePolicy", s.deletePolicy),
+		on(s, "CreatePolicyVersion", s.createPolicyVersion),
+		on(s, "GetPolicyVersion", s.getPolicyVersion),
+		on(s, "ListPolicyVersions", s.listPolicyVersions),
+		act(s, "DeletePolicyVersion", s.deletePolicyVersion),
+		act(s, "SetDefaultPolicyVersion", s.setDefaultPolicyVersion),
+		on(s, "ListEntitiesForPolicy", s.listEntitiesForPolicy),
+		act(s, "TagPolicy", s.tagPolicy),
+		act(s, "UntagPolicy", s.untagPolicy),
+		on(s, "ListPolicyTags", s.listPolicyTags),
+
+		on(s, "CreateOpenIDConnectProvider", s.createProvider),
+		on(s, "GetOpenIDConnectProvider", s.getProvider),
+		on(s, "ListOpenIDConnectProviders", s.listProviders),
+		act(s, "DeleteOpenIDConnectProvider", s.deleteProvider),
+		act(s, "AddClientIDToOpenIDConnectProvider", s.addClientID),
+		act(s, "RemoveClientIDFromOpenIDConnectProvider", s.removeClientID),
+		act(s, "UpdateOpenIDConnectProviderThumbprint", s.updateThumbprint),
+		act(s, "TagOpenIDConnectProvider", s.tagProvider),
+		act(s, "UntagOpenIDConnectProvider", s.untagProvider),
+		on(s, "ListOpenIDConnectProviderTags", s.listProviderTags),
+
+		on(s, "CreateInstanceProfile", s.createProfile),
+		on(s, "GetInstanceProfile", s.getProfile),
+		on(s, "ListInstanceProfiles", s.listProfiles),
+		act(s, "DeleteInstanceProfile", s.deleteProfile),
+		awsapi.Op("AddRoleToInstanceProfile", s.addRoleToProfile, s.accessAddRole),
+		act(s, "RemoveRoleFromInstanceProfile", s.removeRoleFromProfile),
+		act(s, "TagInstanceProfile", s.tagProfile),
+		act(s, "UntagInstanceProfile", s.untagProfile),
+		on(s, "ListInstanceProfileTags", s.listProfileTags),
+
+		act(s, "CreateAccountAlias", s.createAccountAlias),
+		act(s, "DeleteAccountAlias", s.deleteAccountAlias),
+		on(s, "ListAccountAliases", s.listAccountAliases),
+	}}
+}
+
+// Extension returns the operations of Lanyard's own API that concern accounts.
+func (s *Service) Extension() []awsapi.Operation {
+	return []awsapi.Operation{
+		awsapi.Op("CreateAccount", s.createAccount, func(c *awsapi.Caller, _ *createAccountIn) ([]awsapi.Access, error) {
+			return s.accessManagement("lanyard:CreateAccount", c)
+		}),
+		awsapi.Op("ListAccounts", s.listAccounts, func(c *awsapi.Caller, _ *listAccountsIn) ([]awsapi.Access, error) {
+			return s.accessManagement("lanyard:ListAccounts", c)
+		}),
+	}
+}
+
+// Role is a role as others see it; it must not be modified.
+type Role struct {
+	Account            string
+	Name               string
+	Path               string
+	ID                 string // AROA…
+	Description        string
+	MaxSessionDuration time.Duration
+	Tags               []awsapi.Tag
+	Created            time.Time
+	Trust              *policy.Policy // compiled, principals by unique ID; never nil
+}
+
+// Provider is an OIDC provider as others see it; it must not be modified.
+type Provider struct {
+	Account     string
+	ARN         arn.ARN
+	URL         string // host and path, as in the ARN: without scheme and port
+	FetchURL    string // the https URL to reach it by: with the port it was registered with, unless that is 443
+	ClientIDs   []string
+	Thumbprints []string // lower-case hex SHA-1
+}

@@ -1,0 +1,250 @@
+package iam_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/iam/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/policy"
+)
+
+func TestUsersAreShownAsAWSShowsThem(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	created, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: of("Alice"), Path: of("/eng/"), Tags: []types.Tag{{Key: of("team"), Value: of("a")}}})
+	check(t, err)
+	u := created.User
+	if *u.Arn != "arn:aws:iam::111122223333:user/eng/Alice" || !strings.HasPrefix(*u.UserId, "AIDA") || len(*u.UserId) != 21 || len(u.Tags) != 1 {
+		t.Errorf("created %+v", u)
+	}
+	got, err := in.root.GetUser(ctx, &awsiam.GetUserInput{UserName: of("alice")})
+	check(t, err)
+	if *got.User.UserId != *u.UserId || len(got.User.Tags) != 1 || got.User.CreateDate == nil {
+		t.Errorf("GetUser = %+v", got.User)
+	}
+	list, err := in.root.ListUsers(ctx, &awsiam.ListUsersInput{PathPrefix: of("/eng/")})
+	check(t, err)
+	if len(list.Users) != 1 || list.Users[0].Tags != nil {
+		t.Errorf("ListUsers = %+v", list.Users)
+	}
+	document := statement("Allow", "iam:*", "*")
+	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("p"), PolicyDocument: &document})
+	check(t, err)
+	inline, err := in.root.GetUserPolicy(ctx, &awsiam.GetUserPolicyInput{UserName: of("alice"), PolicyName: of("p")})
+	check(t, err)
+	if *inline.UserName != "Alice" || strings.ContainsAny(*inline.PolicyDocument, `{"`) {
+		t.Errorf("GetUserPolicy = %+v", inline)
+	}
+}
+
+func TestWithoutANameTheCallerIsMeant(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	alice, key := in.user(t, "alice")
+	_, err := in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("self"),
+		PolicyDocument: of(statement("Allow", "iam:*", "arn:aws:iam::111122223333:user/${aws:username}"))})
+	check(t, err)
+
+	got, err := alice.GetUser(ctx, &awsiam.GetUserInput{})
+	check(t, err)
+	if *got.User.UserName != "alice" {
+		t.Errorf("GetUser = %+v", got.User)
+	}
+	keys, err := alice.ListAccessKeys(ctx, &awsiam.ListAccessKeysInput{})
+	check(t, err)
+	if len(keys.AccessKeyMetadata) != 1 || *keys.AccessKeyMetadata[0].AccessKeyId != key.AccessKeyID || keys.AccessKeyMetadata[0].Status != types.StatusTypeActive {
+		t.Errorf("ListAccessKeys = %+v", keys.AccessKeyMetadata)
+	}
+	root, err := in.root.GetUser(ctx, &awsiam.GetUserInput{})
+	check(t, err)
+	if *root.User.Arn != "arn:aws:iam::111122223333:root" || *root.User.UserId != account {
+		t.Errorf("GetUser of root = %+v", root.User)
+	}
+	rootKeys, err := in.root.ListAccessKeys(ctx, &awsiam.ListAccessKeysInput{})
+	check(t, err)
+	if len(rootKeys.AccessKeyMetadata) != 1 || *rootKeys.AccessKeyMetadata[0].AccessKeyId != in.rootKey.AccessKeyID {
+		t.Errorf("ListAccessKeys of root = %+v", rootKeys.AccessKeyMetadata)
+	}
+	in.role(t, "app")
+	session := in.session(in.roleSession(t, "app"))
+	_, err = session.GetUser(ctx, &awsiam.GetUserInput{})
+	refused(t, err, "ValidationError", "Must specify userName when calling with non-User credentials")
+}
+
+func TestAccessKeysWorkWhileTheyAreActive(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	alice, key := in.user(t, "alice")
+	_, err := in.root.AttachUserPolicy(ctx, &awsiam.AttachUserPolicyInput{UserName: of("alice"), PolicyArn: of("arn:aws:iam::aws:policy/AdministratorAccess")})
+	check(t, err)
+	works := func() error { return failure(alice.GetUser(ctx, &awsiam.GetUserInput{})) }
+	update := func(status types.StatusType) {
+		t.Helper()
+		_, err := in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: status})
+		check(t, err)
+	}
+	if len(key.SecretAccessKey) != 40 || len(key.AccessKeyID) != 20 {
+		t.Errorf("key ID of %d characters, secret of %d", len(key.AccessKeyID), len(key.SecretAccessKey))
+	}
+	unused, err := in.root.GetAccessKeyLastUsed(ctx, &awsiam.GetAccessKeyLastUsedInput{AccessKeyId: &key.AccessKeyID})
+	check(t, err)
+	if *unused.UserName != "alice" || *unused.AccessKeyLastUsed.ServiceName != "N/A" || unused.AccessKeyLastUsed.LastUsedDate != nil {
+		t.Errorf("last use before any = %+v", unused.AccessKeyLastUsed)
+	}
+	check(t, works())
+	used, err := in.root.GetAccessKeyLastUsed(ctx, &awsiam.GetAccessKeyLastUsedInput{AccessKeyId: &key.AccessKeyID})
+	check(t, err)
+	if *used.AccessKeyLastUsed.ServiceName != "iam" || *used.AccessKeyLastUsed.Region != "us-east-1" || used.AccessKeyLastUsed.LastUsedDate == nil {
+		t.Errorf("last use = %+v", used.AccessKeyLastUsed)
+	}
+	update(types.StatusTypeInactive)
+	refused(t, works(), "InvalidClientTokenId", "")
+	update(types.StatusTypeActive)
+	check(t, works())
+	_, err = in.root.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("alice"), NewUserName: of("bob")})
+	check(t, err)
+	check(t, works())
+	_, err = in.root.DeleteAccessKey(ctx, &awsiam.DeleteAccessKeyInput{UserName: of("bob"), AccessKeyId: &key.AccessKeyID})
+	check(t, err)
+	refused(t, works(), "InvalidClientTokenId", "")
+	if _, ok := in.Credential(key.AccessKeyID); ok {
+		t.Error("a deleted key resolves")
+	}
+}
+
+func TestAnAccessKeyResolvesToItsOwner(t *testing.T) {
+	t.Parallel()
+	in := start(t, "aws-cn")
+	_, key := in.user(t, "alice")
+	user, err := in.root.GetUser(t.Context(), &awsiam.GetUserInput{UserName: of("alice")})
+	check(t, err)
+	got, ok := in.Credential(key.AccessKeyID)
+	want := awsapi.Credential{Secret: key.SecretAccessKey, Identity: awsapi.Identity{
+		Kind: policy.User, Account: account, ARN: "arn:aws-cn:iam::111122223333:user/alice", EntityARN: "arn:aws-cn:iam::111122223333:user/alice",
+		UserID: *user.User.UserId, EntityID: *user.User.UserId, AccessKeyID: key.AccessKeyID,
+	}}
+	if diff := cmp.Diff(want, got); !ok || diff != "" {
+		t.Errorf("user's key: %v %s", ok, diff)
+	}
+	got, ok = in.Credential(in.rootKey.AccessKeyID)
+	want = awsapi.Credential{Secret: in.rootKey.SecretAccessKey, Identity: awsapi.Identity{
+		Kind: policy.Root, Account: account, ARN: "arn:aws-cn:iam::111122223333:root", EntityARN: "arn:aws-cn:iam::111122223333:root",
+		UserID: account, AccessKeyID: in.rootKey.AccessKeyID,
+	}}
+	if diff := cmp.Diff(want, got); !ok || diff != "" {
+		t.Errorf("root's key: %v %s", ok, diff)
+	}
+	if _, ok := in.Credential("AKIAAAAAAAAAAAAAAAAA"); ok {
+		t.Error("an unknown key resolves")
+	}
+}
+
+func TestUsersAreRefused(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	alice, key := in.user(t, "alice")
+	in.user(t, "bob")
+	_, err := in.root.CreateAccessKey(ctx, &awsiam.CreateAccessKeyInput{UserName: of("alice")})
+	check(t, err)
+	refuses(t, []refusal{
+		{"a name that is taken",
+			func() error {
+				return failure(in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: of("ALICE")}))
+			},
+			"EntityAlreadyExists", "User with name ALICE already exists."},
+		{"a new name that is taken",
+			func() error {
+				return failure(in.root.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("bob"), NewUserName: of("Alice")}))
+			},
+			"EntityAlreadyExists", "User with name Alice already exists."},
+		{"a user that is missing",
+			func() error { return failure(in.root.GetUser(ctx, &awsiam.GetUserInput{UserName: of("no")})) },
+			"NoSuchEntity", "The user with name no cannot be found."},
+		{"the third access key",
+			func() error {
+				return failure(in.root.CreateAccessKey(ctx, &awsiam.CreateAccessKeyInput{UserName: of("alice")}))
+			},
+			"LimitExceeded", "Cannot exceed quota for AccessKeysPerUser: 2"},
+		{"deleting a user with access keys",
+			func() error {
+				return failure(in.root.DeleteUser(ctx, &awsiam.DeleteUserInput{UserName: of("alice")}))
+			},
+			"DeleteConflict", "Cannot delete entity, must remove referenced objects first."},
+		{"deleting another user's key",
+			func() error {
+				return failure(in.root.DeleteAccessKey(ctx, &awsiam.DeleteAccessKeyInput{UserName: of("bob"), AccessKeyId: &key.AccessKeyID}))
+			},
+			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
+		{"changing another user's key",
+			func() error {
+				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("bob"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeInactive}))
+			},
+			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
+		{"a key that has expired by decree",
+			func() error {
+				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeExpired}))
+			},
+			"InvalidInput", "The status of an access key must be"},
+		{"the last use of another account's key",
+			func() error {
+				return failure(in.other.GetAccessKeyLastUsed(ctx, &awsiam.GetAccessKeyLastUsedInput{AccessKeyId: &key.AccessKeyID}))
+			},
+			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
+		{"an inline policy over the quota",
+			func() error {
+				return failure(in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:"+strings.Repeat("x", 2048), "*"))}))
+			},
+			"LimitExceeded", "Maximum policy size of 2048 bytes exceeded for user alice"},
+		{"a caller without permission, for a user that exists",
+			func() error { return failure(alice.GetUser(ctx, &awsiam.GetUserInput{UserName: of("bob")})) },
+			"AccessDenied", "User: arn:aws:iam::111122223333:user/alice is not authorized to perform: iam:GetUser on resource: " +
+				"arn:aws:iam::111122223333:user/bob because no identity-based policy allows the iam:GetUser action"},
+		{"a caller without permission, for a user that does not",
+			func() error { return failure(alice.GetUser(ctx, &awsiam.GetUserInput{UserName: of("no")})) },
+			"AccessDenied", "User: arn:aws:iam::111122223333:user/alice is not authorized to perform: iam:GetUser on resource: " +
+				"arn:aws:iam::111122223333:user/no because no identity-based policy allows the iam:GetUser action"},
+	})
+}
+
+func TestRenamingNeedsPermissionOnBothNames(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	in.user(t, "x1")
+	in.user(t, "y1")
+	admin, _ := in.user(t, "admin")
+	_, err := in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("admin"), PolicyName: of("p"),
+		PolicyDocument: of(statement("Allow", "iam:UpdateUser", "arn:aws:iam::111122223333:user/x*"))})
+	check(t, err)
+	_, err = admin.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("x1"), NewUserName: of("x2")})
+	check(t, err)
+	_, err = admin.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("x2"), NewUserName: of("z")})
+	refused(t, err, "AccessDenied", "")
+	_, err = admin.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("y1"), NewUserName: of("x3")})
+	refused(t, err, "AccessDenied", "")
+}
+
+func TestConcurrentKeysKeepToTheQuota(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	_, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: of("alice")})
+	check(t, err)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := in.root.CreateAccessKey(ctx, &awsiam.CreateAccessKeyInput{UserName: of("alice")}); err != nil {
+				refused(t, err, "LimitExceeded", "Cannot exceed quota for AccessKeysPerUser: 2")
+			}
+		})
+	}
+	wg.Wait()
+	keys, err := in.root.ListAccessKeys(ctx, &awsiam.ListAccessKeysInput{UserName: of("alice")})
+	check(t, err)
+	if len(keys.AccessKeyMetadata) != 2 {
+		t.Errorf("alice has %d keys, want 2", len(keys.AccessKeyMetadata))
+	}
+}

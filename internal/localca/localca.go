@@ -1,0 +1,195 @@
+// Package localca is a certificate authority for one machine or one process: it vouches for a development server's
+// names, and for the names that an intercepting proxy answers for.
+package localca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	caLife   = 10 * 365 * 24 * time.Hour
+	leafLife = 30 * 24 * time.Hour
+	backdate = time.Hour // for clients whose clock is a little behind
+	// maxLeaves bounds the certificates that are kept; past it, they are made anew.
+	maxLeaves = 1000
+)
+
+// CA issues server certificates. It is safe for concurrent use.
+type CA struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+
+	mu     sync.Mutex
+	leaves map[string]*tls.Certificate
+}
+
+// New makes an authority that lives in this process only.
+func New(now time.Time) (*CA, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make CA key: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{CommonName: "Lanyard local CA"},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(caLife),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true,
+		KeyUsage:              x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("make CA certificate: %w", err)
+	}
+	return parse(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key)
+}
+
+// Open reads the authority that is kept in dir as ca.pem and ca-key.pem, or makes it. One file without the other is
+// an error: what trusts the certificate would trust no new one.
+func Open(dir string, now time.Time) (*CA, error) {
+	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca-key.pem")
+	certPEM, certErr := os.ReadFile(certFile)
+	keyPEM, keyErr := os.ReadFile(keyFile)
+	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
+		return create(certFile, keyFile, now)
+	}
+	if err := errors.Join(certErr, keyErr); err != nil {
+		return nil, fmt.Errorf("read the CA (restore both files, or remove both to make a new CA): %w", err)
+	}
+	block, _ := pem.Decode(keyPEM)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds no PEM; restore it, or remove it and %s to make a new CA", keyFile, certFile)
+	}
+	key, err := x509.ParseECPrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read %s (restore it, or remove it and %s to make a new CA): %w", keyFile, certFile, err)
+	}
+	return parse(certPEM, key)
+}
+
+func create(certFile, keyFile string, now time.Time) (*CA, error) {
+	ca, err := New(now)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("encode CA key: %w", err)
+	}
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return nil, fmt.Errorf("write CA key: %w", err)
+	}
+	if err := os.WriteFile(certFile, ca.pem, 0o600); err != nil {
+		return nil, fmt.Errorf("write CA certificate: %w", err)
+	}
+	return ca, nil
+}
+
+func parse(certPEM []byte, key *ecdsa.PrivateKey) (*CA, error) {
+	block, _ := pem.Decode(certPEM)
+	if block == nil {
+		return nil, errors.New("the CA certificate holds no PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read CA certificate: %w", err)
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, errors.New("the CA certificate and its key do not belong together")
+	}
+	return &CA{cert: cert, key: key, pem: certPEM, leaves: map[string]*tls.Certificate{}}, nil
+}
+
+// PEM returns the authority's certificate.
+func (ca *CA) PEM() []byte { return bytes.Clone(ca.pem) }
+
+// Certificate returns the authority's certificate.
+func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
+
+// TLS returns a server configuration that has a certificate for every name or address that allow accepts. Clients that send
+// no server name are answered for the address that they connected to.
+func (ca *CA) TLS(allow func(host string) bool) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			host := hello.ServerName
+			if host == "" {
+				var err error
+				if host, _, err = net.SplitHostPort(hello.Conn.LocalAddr().String()); err != nil {
+					return nil, fmt.Errorf("find the server's address: %w", err)
+				}
+			}
+			if !allow(host) {
+				return nil, fmt.Errorf("no certificate for %q", host)
+			}
+			return ca.leaf(host, time.Now())
+		},
+	}
+}
+
+// leaf returns a certificate for a host, made once and again when two thirds of its life are over.
+func (ca *CA) leaf(host string, now time.Time) (*tls.Certificate, error) {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	if c := ca.leaves[host]; c != nil && now.Before(c.Leaf.NotAfter.Add(-leafLife/3)) {
+		return c, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key for %s: %w", host, err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: host},
+		NotBefore:    now.Add(-backdate),
+		NotAfter:     now.Add(leafLife),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	} else {
+		template.DNSNames = []string{host}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate for %s: %w", host, err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate for %s: %w", host, err)
+	}
+	if len(ca.leaves) >= maxLeaves {
+		clear(ca.leaves)
+	}
+	c := &tls.Certificate{Certificate: [][]byte{der, ca.cert.Raw}, PrivateKey: key, Leaf: leaf}
+	ca.leaves[host] = c
+	return c, nil
+}
+
+func serial() *big.Int {
+	var b [16]byte
+	rand.Read(b[:])
+	b[0] &= 0x7f // positive, RFC 5280 section 4.1.2.2
+	return new(big.Int).SetBytes(b[:])
+}

@@ -1,0 +1,128 @@
+// Package sts mints and opens temporary credentials. Every credential that Lanyard hands out is made by one function,
+// [Service.Assume] (or, for the two calls that make sessions without a role, by its sisters in this package).
+//
+// Minting writes nothing to the store: a session token holds the whole session, sealed by the keyring, so that any replica
+// opens what another minted. A session ends when it expires, and when its role or user is deleted.
+package sts
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/audit"
+	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/iam"
+	"github.com/lanyard-id/lanyard/internal/idtoken"
+	"github.com/lanyard-id/lanyard/internal/keyring"
+	"github.com/lanyard-id/lanyard/internal/sigv4"
+	"github.com/lanyard-id/lanyard/policy"
+)
+
+// Config is what the service needs.
+type Config struct {
+	IAM       *iam.Service     // required
+	Keyring   *keyring.Keyring // required; seals session tokens
+	Partition string
+	// Keys returns the keys of a registered provider for tokens whose iss is issuerURL, or an error that wraps idtoken.ErrKeys when
+	// the token's issuer URL is not where the provider was registered.
+	Keys  func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
+	Audit audit.Recorder   // required
+	Now   func() time.Time // time.Now when nil
+	Log   *slog.Logger     // required
+}
+
+// Service is STS.
+type Service struct {
+	iam       *iam.Service
+	keyring   *keyring.Keyring
+	partition string
+	keys      func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
+	audit     audit.Recorder
+	now       func() time.Time
+}
+
+// New makes the service.
+func New(c Config) *Service {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Service{iam: c.IAM, keyring: c.Keyring, partition: c.Partition, keys: c.Keys, audit: c.Audit, now: c.Now}
+}
+
+// The causes of failed authentication, for the log.
+var (
+	errNoKey          = errors.New("no such active access key")
+	errTokenWithKey   = errors.New("session token with a long-term access key")
+	errNoToken        = errors.New("temporary access key without its session token")
+	errSessionExpired = errors.New("session has expired")
+	errEntityGone     = errors.New("the session's role or user is gone")
+)
+
+// Credentials resolves an access key, and for temporary ones the session token that came with it. It is awsapi's
+// Authenticator.Credentials. A session whose role or user is gone, by its unique ID, is unknown.
+func (s *Service) Credentials(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error) {
+	if !strings.HasPrefix(accessKeyID, string(arn.TemporaryAccessKeyID)) {
+		if sessionToken != "" {
+			return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errTokenWithKey}
+		}
+		c, ok := s.iam.Credential(accessKeyID)
+		if !ok {
+			return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errNoKey}
+		}
+		return c, nil
+	}
+	if sessionToken == "" {
+		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errNoToken}
+	}
+	ses, err := s.open(accessKeyID, sessionToken)
+	if err != nil {
+		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: err}
+	}
+	if !s.now().Before(ses.identity.Session.Expires) {
+		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.ExpiredSession, Cause: errSessionExpired}
+	}
+	if !s.iam.Exists(&ses.identity) {
+		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errEntityGone}
+	}
+	return awsapi.Credential{Secret: ses.secret, Identity: ses.identity}, nil
+}
+
+// AssumeInput is a role to assume and all that goes into the session.
+type AssumeInput struct {
+	Action    string           // sts:AssumeRole or sts:AssumeRoleWithWebIdentity
+	Principal policy.Principal // who assumes
+	// Caller is the request that this is done for; required. For service and web-identity principals its Identity is not used.
+	Caller         *awsapi.Caller
+	Role           arn.ARN
+	SessionName    string
+	Duration       time.Duration // 0: one hour
+	Tags           []awsapi.Tag  // passed in the request; a chained caller's transitive tags are added to them
+	TransitiveKeys []string
+	SourceIdentity string
+	ExternalID     string
+	Policy         string   // session policy, JSON
+	PolicyARNs     []string // managed session policies
+	// Context holds further condition keys for the trust policy: the provider's :sub, :aud and :amr, aws:SourceArn, aws:SourceAccount.
+	// Those of a web identity stay with the session.
+	Context []awsapi.KeyValue
+	// AMR is the provider's multivalued :amr key.
+	AMR               []string
+	FederatedProvider string // ARN
+	// ByService exempts AWS services from the role's MaxSessionDuration.
+	ByService bool
+}
+
+// Assumed is a session that was made.
+type Assumed struct {
+	Credentials      sigv4.Credentials
+	Expires          time.Time
+	ARN              string // arn:…:sts::ACCOUNT:assumed-role/ROLE/SESSION
+	AssumedRoleID    string // AROA…:SESSION
+	PackedPolicySize *int32 // percent; nil when neither policies nor tags were passed
+	SourceIdentity   string
+	Identity         awsapi.Identity // of the session, for going on as it within this process
+}

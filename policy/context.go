@@ -1,0 +1,80 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// Context holds a request's condition keys. Key names are case-insensitive, with the part that names a tag. The zero
+// Context is empty. It must not be changed while a request that has it is evaluated.
+//
+// Values have the form that policies compare with: times as ISO 8601 or seconds since 1970, numbers in decimals,
+// booleans as true and false, and binary values as the bytes themselves.
+type Context struct{ entries []entry }
+
+// An entry is one key with its values: one if it is single-valued, else the list.
+type entry struct {
+	key    string // folded
+	single [1]string
+	list   []string
+	multi  bool
+}
+
+// values returns the entry's values without copying them.
+func (e *entry) values() []string {
+	if e.multi {
+		return e.list
+	}
+	return e.single[:]
+}
+
+// foldKey is the form of a key's name in which names are compared.
+func foldKey(key string) string { return strings.ToLower(key) }
+
+// Set gives a key a single value.
+func (c *Context) Set(key, value string) {
+	c.put(entry{key: foldKey(key), single: [1]string{value}})
+}
+
+// SetList gives a multivalued key its values, which may be none: then the key is present and empty.
+func (c *Context) SetList(key string, values []string) {
+	c.put(entry{key: foldKey(key), list: slices.Clone(values), multi: true})
+}
+
+func (c *Context) put(e entry) {
+	if old := c.find(e.key); old != nil {
+		*old = e
+		return
+	}
+	c.entries = append(c.entries, e)
+}
+
+// find returns the entry of a folded key, or nil. Requests have a few dozen keys, which a scan finds as fast as a map.
+func (c *Context) find(key string) *entry {
+	if c == nil {
+		return nil
+	}
+	for i := range c.entries {
+		if c.entries[i].key == key {
+			return &c.entries[i]
+		}
+	}
+	return nil
+}
+
+// Get returns a key's values and whether it is present.
+func (c *Context) Get(key string) (values []string, ok bool) {
+	e := c.find(foldKey(key))
+	if e == nil {
+		return nil, false
+	}
+	return slices.Clone(e.values()), true
+}
+
+// Clone returns a copy that can be changed independently.
+func (c *Context) Clone() *Context {
+	if c == nil {
+		return &Context{}
+	}
+	return &Context{entries: slices.Clone(c.entries)}
+}

@@ -1,0 +1,14 @@
+// The client program of the AWS SDK for JavaScript v3; see ../README.md.
+import { DescribeInstancesCommand, EC2Client } from "@aws-sdk/client-ec2";
+import { ListBucketsCommand, S3Client } from "@aws-sdk/client-s3";
+import { GetCallerIdentityCommand, STSClient } from "@aws-sdk/client-sts";
+
+const { Buckets } = await new S3Client({}).send(new ListBucketsCommand({}));
+const { Arn } = await new STSClient({}).send(new GetCallerIdentityCommand({}));
+let denied = "";
+try {
+  await new EC2Client({}).send(new DescribeInstancesCommand({}));
+} catch (e) {
+  denied = `${e.name}: ${e.message}`;
+}
+console.log(JSON.stringify({ arn: Arn, buckets: Buckets.map((b) => b.Name), denied }));

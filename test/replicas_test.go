@@ -1,0 +1,155 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/lanyard-id/lanyard/internal/kv/etcd/embedded"
+)
+
+// startServers runs lanyard-server twice over one etcd, which is a third process's to both, and returns them as the first
+// account's root.
+func startServers(t testing.TB) (a, b *server) {
+	t.Helper()
+	shared := t.TempDir()
+	etcd, err := embedded.Serve(t.Context(), filepath.Join(shared, "etcd"), "127.0.0.1:0", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := etcd.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	key := filepath.Join(shared, "master.key")
+	if err := os.WriteFile(key, []byte(strings.Repeat("5a", 32)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, root := startServer(t, etcd.Endpoint, key)
+	b, _ = startServer(t, etcd.Endpoint, key)
+	fields := strings.Fields(root)
+	if len(fields) != 2 {
+		t.Fatalf("the first server's root key is %q", root)
+	}
+	for _, s := range []*server{a, b} {
+		s.env["AWS_ACCESS_KEY_ID"], s.env["AWS_SECRET_ACCESS_KEY"] = fields[0], fields[1]
+	}
+	return a, b
+}
+
+// startServer runs one lanyard-server until the test ends. root is the content of its root key file, if it made the account.
+func startServer(t testing.TB, etcd, key string) (s *server, root string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	file := filepath.Join(t.TempDir(), "server.yaml")
+	config := fmt.Sprintf(`
+dataDir: %s
+issuerURL: https://issuer.test
+listen: 127.0.0.1:0
+listenProbes: 127.0.0.1:0
+etcd: {endpoints: [%s]}
+masterKeyFile: %s
+log: {level: info, format: text}
+`, dir, etcd, key)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary("lanyard-server"), "-config", file)
+	cmd.Env = cleanEnvironment()
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s = &server{t: t, dir: dir, cmd: cmd}
+	t.Cleanup(s.kill)
+	address := s.waitFor(stderr, "msg=listening server=http address=")
+	s.env = map[string]string{"AWS_ENDPOINT_URL": "http://" + address, "AWS_ENDPOINT_URL_STS": "http://" + address, "AWS_REGION": "us-east-1"}
+	text, err := os.ReadFile(filepath.Join(dir, "root.key"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return s, string(text)
+}
+
+// Two servers over one etcd: what one writes, the other serves; what one mints, the other honours; what one deletes is gone at both.
+func TestReplicas(t *testing.T) {
+	a, b := startServers(t)
+	first, second := iam.NewFromConfig(a.aws()), iam.NewFromConfig(b.aws())
+	const trust = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:user/deploy"},"Action":"sts:AssumeRole"}]}`
+	if _, err := first.CreateUser(t.Context(), &iam.CreateUserInput{UserName: aws.String("deploy")}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := first.CreateAccessKey(t.Context(), &iam.CreateAccessKeyInput{UserName: aws.String("deploy")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.CreateRole(t.Context(), &iam.CreateRoleInput{RoleName: aws.String("r"), AssumeRolePolicyDocument: aws.String(trust)}); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	eventually(t, "the second server serves what the first wrote", func(ctx context.Context) error {
+		_, err := second.GetRole(ctx, &iam.GetRoleInput{RoleName: aws.String("r")})
+		return err
+	})
+	t.Logf("served by the second server %v after the first had answered", time.Since(begun))
+
+	user := aws.Credentials{AccessKeyID: aws.ToString(key.AccessKey.AccessKeyId), SecretAccessKey: aws.ToString(key.AccessKey.SecretAccessKey)}
+	session, err := sts.NewFromConfig(b.as(user)).AssumeRole(t.Context(), &sts.AssumeRoleInput{
+		RoleArn: aws.String("arn:aws:iam::111122223333:role/r"), RoleSessionName: aws.String("test"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	minted := aws.Credentials{
+		AccessKeyID: aws.ToString(session.Credentials.AccessKeyId), SecretAccessKey: aws.ToString(session.Credentials.SecretAccessKey),
+		SessionToken: aws.ToString(session.Credentials.SessionToken),
+	}
+	for name, s := range map[string]*server{"first": a, "second": b} {
+		who, err := sts.NewFromConfig(s.as(minted)).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{})
+		if err != nil {
+			t.Fatalf("the %s server does not honour what the second minted: %v", name, err)
+		}
+		if got := aws.ToString(who.Arn); got != "arn:aws:sts::111122223333:assumed-role/r/test" {
+			t.Errorf("at the %s server the session is %s", name, got)
+		}
+	}
+	if _, err := second.DeleteRole(t.Context(), &iam.DeleteRoleInput{RoleName: aws.String("r")}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first server refuses sessions of a role that the second deleted", func(ctx context.Context) error {
+		if _, err := sts.NewFromConfig(a.as(minted)).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err == nil {
+			return fmt.Errorf("still honoured")
+		}
+		return nil
+	})
+}
+
+// eventually repeats f until it succeeds; the bound is for a test that would never end, not a measure.
+func eventually(t testing.TB, what string, f func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
