@@ -403,7 +403,14 @@ func parseNumber(s string) (n number, ok bool) {
 	return n, true
 }
 
-func allDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+func allDigits(s string) bool {
+	for i := range len(s) {
+		if !isDigit(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
 
 func (n number) compare(m number) int {
 	switch {

@@ -10,7 +10,9 @@ func TestMessage(t *testing.T) {
 	t.Parallel()
 	const who = "User: arn:aws:sts::111122223333:assumed-role/reader/pod-1 is not authorized to perform: s3:GetObject"
 	const what = " on resource: " + object
-	implicit := func(kind string) string { return who + what + " because no " + kind + " allows the s3:GetObject action" }
+	implicit := func(kind string) string {
+		return who + what + " because no " + kind + " allows the s3:GetObject action"
+	}
 	for _, c := range []struct {
 		decision policy.Decision
 		want     string
@@ -62,7 +64,7 @@ func TestDecisionString(t *testing.T) {
 		"allowed by statement 0 (Sid ReadOwn) of role-policy at 4:7": {
 			Allowed: true, Layer: policy.IdentityLayer, Policy: "role-policy", Sid: "ReadOwn", Line: 4, Column: 7,
 		},
-		"denied by statement 2 of b at 1:9": {Explicit: true, Layer: policy.BoundaryLayer, Policy: "b", Statement: 2, Line: 1, Column: 9},
+		"denied by statement 2 of b at 1:9":                  {Explicit: true, Layer: policy.BoundaryLayer, Policy: "b", Statement: 2, Line: 1, Column: 9},
 		"allowed: the account's root user may do everything": {Allowed: true, Layer: policy.RootLayer},
 		"denied": {},
 	} {

@@ -37,7 +37,8 @@ func Evaluate(r *Request, p *Policies) Decision {
 	if p == nil {
 		p = &Policies{}
 	}
-	e := newEvaluation(r)
+	var e evaluation
+	e.read(r)
 	e.scanOwner(ResourceLayer, p.Resource)
 	e.scanCaller(p)
 	return e.decide(p, ResourceLayer, owner)
@@ -56,7 +57,8 @@ func EvaluateTrust(r *Request, trust *Policy, p *Policies) Decision {
 	if p == nil {
 		p = &Policies{}
 	}
-	e := newEvaluation(r)
+	var e evaluation
+	e.read(r)
 	e.scanOwner(TrustLayer, trust)
 	e.scanOwner(ResourceLayer, p.Resource)
 	e.scanCaller(p)
@@ -88,10 +90,10 @@ type finding struct {
 	statement *statement
 }
 
-func newEvaluation(r *Request) *evaluation {
-	e := &evaluation{request: r, target: makeTarget(r.Resource)}
+// read prepares an empty evaluation for a request.
+func (e *evaluation) read(r *Request) {
+	e.request, e.target = r, makeTarget(r.Resource)
 	e.vendor, e.name, _ = strings.Cut(strings.ToLower(r.Action), ":")
-	return e
 }
 
 // applies reports whether the statement is about the request, apart from its principals.

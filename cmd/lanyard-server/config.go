@@ -88,7 +88,7 @@ func parseConfig(file string, text []byte) (config, error) {
 
 func (c *config) validate() error {
 	issuer, err := url.Parse(c.IssuerURL)
-	goodIssuer := err == nil && issuer.Scheme == "https" && issuer.Host != "" && strings.Trim(issuer.Path, "/") == "" && issuer.RawQuery == "" && issuer.User == nil
+	goodIssuer := err == nil && issuer.Scheme == "https" && issuer.Host != "" && issuer.Path == "" && issuer.RawQuery == "" && issuer.User == nil
 	_, goodRegion := arn.PartitionOfRegion(c.Region)
 	upstream := c.S3.Upstream
 	badEndpoint := func(s string) bool { return !strings.HasPrefix(s, "https://") && !strings.HasPrefix(s, "http://") }

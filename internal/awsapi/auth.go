@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"time"
@@ -97,28 +96,7 @@ func (a *Authenticator) Authenticate(r *http.Request, service, bodyHash string) 
 	if err != nil {
 		return nil, signatureError(err)
 	}
-	c, _, err := a.authenticate(r, sig, service, bodyHash)
-	return c, err
-}
-
-// AuthenticateStream is Authenticate for a body that is not read into memory. The returned body is decoded (aws-chunked) and held
-// to the hash, chunk signatures and checksums that the request declares; when it does not have them the reader fails, with
-// a *sigv4.Error of kind BadPayload, before io.EOF. Nothing of it may be committed earlier. length is the decoded body's size
-// in bytes, or -1 when it is not declared.
-func (a *Authenticator) AuthenticateStream(r *http.Request, service string) (c *Caller, body io.Reader, length int64, err error) {
-	sig, err := sigv4.Parse(r)
-	if err != nil {
-		return nil, nil, 0, signatureError(err)
-	}
-	c, secret, err := a.authenticate(r, sig, service, "")
-	if err != nil {
-		return nil, nil, 0, err
-	}
-	length = r.ContentLength
-	if sig.DecodedLength >= 0 {
-		length = sig.DecodedLength
-	}
-	return c, sig.Body(r.Body, secret), length, nil
+	return a.authenticate(r, sig, service, bodyHash)
 }
 
 // signatureError wraps an error of sigv4.
@@ -130,33 +108,33 @@ func signatureError(err error) *AuthError {
 	return &AuthError{Kind: MissingToken, Cause: err}
 }
 
-func (a *Authenticator) authenticate(r *http.Request, sig *sigv4.Signature, service, bodyHash string) (*Caller, sigv4.Secret, error) {
+func (a *Authenticator) authenticate(r *http.Request, sig *sigv4.Signature, service, bodyHash string) (*Caller, error) {
 	if sig.Service != service {
-		return nil, "", &AuthError{Kind: BadSignature, Signature: &sigv4.Error{Kind: sigv4.BadScope,
+		return nil, &AuthError{Kind: BadSignature, Signature: &sigv4.Error{Kind: sigv4.BadScope,
 			Message: "Credential should be scoped to correct service: '" + service + "'."}}
 	}
 	if _, ok := arn.PartitionOfRegion(sig.Region); !ok {
-		return nil, "", &AuthError{Kind: BadSignature, Signature: &sigv4.Error{Kind: sigv4.BadScope,
+		return nil, &AuthError{Kind: BadSignature, Signature: &sigv4.Error{Kind: sigv4.BadScope,
 			Message: fmt.Sprintf("Credential should be scoped to a valid Region, not '%.64s'.", sig.Region)}}
 	}
 	cred, err := a.Credentials(r.Context(), sig.AccessKeyID, sig.SessionToken)
 	if err != nil {
 		var ae *AuthError
 		if errors.As(err, &ae) || errors.Is(err, kv.ErrUnavailable) {
-			return nil, "", err
+			return nil, err
 		}
-		return nil, "", fmt.Errorf("find access key %.128s: %w", sig.AccessKeyID, err)
+		return nil, fmt.Errorf("find access key %.128s: %w", sig.AccessKeyID, err)
 	}
 	if service != "s3" {
 		sig.Expires = 0
 	}
 	now := a.now()
 	if err := sig.Verify(r, cred.Secret, bodyHash, skew, now, nil); err != nil {
-		return nil, "", signatureError(err)
+		return nil, signatureError(err)
 	}
 	c := a.caller(r, service, now)
 	c.Identity, c.Region = cred.Identity, sig.Region
-	return c, cred.Secret, nil
+	return c, nil
 }
 
 // Anonymous returns the caller of an unsigned request.

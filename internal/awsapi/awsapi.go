@@ -88,18 +88,21 @@ type Operation struct {
 // what is accepted without effect.
 //
 // access says what the caller must be permitted to do; all of it must be allowed. An error of access is the answer (a
-// missing entity, for one). It is required: use [Open] for operations that need no permission or that decide by themselves.
+// missing entity, for one). It is required, which NewHandler checks: use [Open] for operations that need no permission or that decide by themselves.
 func Op[In, Out any](name string, call func(context.Context, *Caller, *In) (*Out, error), access func(*Caller, *In) ([]Access, error)) Operation {
 	var in In
 	var out Out
-	return Operation{
-		name:   name,
-		newIn:  func() any { return new(In) },
-		call:   func(ctx context.Context, c *Caller, v any) (any, error) { return call(ctx, c, v.(*In)) },
-		access: func(c *Caller, v any) ([]Access, error) { return access(c, v.(*In)) },
-		in:     in,
-		out:    out,
+	op := Operation{
+		name:  name,
+		newIn: func() any { return new(In) },
+		call:  func(ctx context.Context, c *Caller, v any) (any, error) { return call(ctx, c, v.(*In)) },
+		in:    in,
+		out:   out,
 	}
+	if access != nil {
+		op.access = func(c *Caller, v any) ([]Access, error) { return access(c, v.(*In)) }
+	}
+	return op
 }
 
 // Open is the access of operations that need no permission, or that decide by themselves.

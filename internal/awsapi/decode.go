@@ -1,11 +1,10 @@
 package awsapi
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"net/url"
@@ -120,8 +119,8 @@ func (d *decoder) checkString(s *shape, text string) {
 		d.checkLength(s, utf8.RuneCountInString(text), text)
 	}
 	tooLong := s.max != nil && int64(len(text)) > utf8.UTFMax**s.max // spares the pattern a text that is refused anyway
-	if s.regexp != nil && !tooLong && !s.regexp.MatchString(text) {
-		d.violate(s, text, "Member must satisfy regular expression pattern: "+s.pattern)
+	if s.pattern != nil && !tooLong && !s.pattern.match(text) {
+		d.violate(s, text, "Member must satisfy regular expression pattern: "+s.pattern.text)
 	}
 	if s.enum != nil && !slices.Contains(s.enum, text) {
 		constraint := "Member must satisfy enum value set"
@@ -245,7 +244,7 @@ func parseParams(texts ...string) (params, error) {
 				return nil, err
 			}
 			if !utf8.ValidString(key) || !utf8.ValidString(value) {
-				return nil, fmt.Errorf("a parameter is not valid UTF-8")
+				return nil, errors.New("a parameter is not valid UTF-8")
 			}
 			ps = append(ps, param{key, value})
 		}
@@ -409,25 +408,26 @@ func (d *decoder) setEmpty(k *codec, v reflect.Value) {
 
 // parseJSON reads a body that has to be one JSON object; an empty body is an empty one.
 func parseJSON(body []byte) (map[string]any, error) {
-	if len(bytes.TrimSpace(body)) == 0 {
+	if len(body) == 0 {
 		return nil, nil
 	}
 	if !utf8.Valid(body) {
-		return nil, fmt.Errorf("the body is not valid UTF-8")
+		return nil, errors.New("it is not valid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
 	var object map[string]any
-	if err := dec.Decode(&object); err != nil {
+	var wrong *json.UnmarshalTypeError
+	switch err := json.Unmarshal(body, &object); {
+	case errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") && object != nil:
+		return nil, errors.New("a number is too large")
+	case wrong != nil:
+		return nil, fmt.Errorf("it is a JSON %s", wrong.Value)
+	case err != nil:
 		return nil, err
+	case object == nil:
+		return nil, errors.New("it is null")
+	default:
+		return object, nil
 	}
-	if object == nil {
-		return nil, fmt.Errorf("the body is null")
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("the body has more than one value")
-	}
-	return object, nil
 }
 
 // rest fills the top structure of a REST-JSON request from its path, query and body.
@@ -568,33 +568,24 @@ func (d *decoder) jsonScalar(k *codec, v reflect.Value, x any) bool {
 			k.target(v).SetBool(x)
 			return true
 		}
-	case json.Number:
-		f, err := x.Float64()
-		if err != nil || math.IsInf(f, 0) {
-			d.malformed("The value at '%s' is not a valid number", d.where())
-			return true
-		}
+	case float64:
 		switch k.shape.kind {
 		case integerKind:
-			n, err := x.Int64()
-			if err != nil {
-				if f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-					d.malformed("The value at '%s' is not a valid integer", d.where())
-					return true
-				}
-				n = int64(f)
+			if x != math.Trunc(x) || math.Abs(x) > 1<<53 {
+				d.malformed("The value at '%s' is not a valid integer", d.where())
+				return true
 			}
-			d.setInt(k, v, n)
+			d.setInt(k, v, int64(x))
 			return true
 		case floatKind:
-			k.target(v).SetFloat(f)
+			k.target(v).SetFloat(x)
 			return true
 		case timestampKind:
-			if math.Abs(f) > 1e12 {
+			if math.Abs(x) > 1e12 {
 				d.malformed("The value at '%s' is not a valid timestamp", d.where())
 				return true
 			}
-			k.target(v).Set(reflect.ValueOf(time.UnixMilli(int64(math.Round(f * 1000))).UTC()))
+			k.target(v).Set(reflect.ValueOf(time.UnixMilli(int64(math.Round(x * 1000))).UTC()))
 			return true
 		}
 	}
@@ -607,7 +598,7 @@ func (d *decoder) wrongType(k *codec, x any) bool {
 	switch x := x.(type) {
 	case string:
 		got = "STRING_VALUE"
-	case json.Number:
+	case float64:
 		got = "NUMBER_VALUE"
 	case bool:
 		got = "FALSE_VALUE"

@@ -26,7 +26,8 @@ type HandlerConfig struct {
 	Authenticator *Authenticator
 	// Authorize decides on one permission.
 	Authorize func(ctx context.Context, c *Caller, a Access) policy.Decision
-	// Raw holds handlers of services that are not described by a model, by signing name: s3, ec2. They authenticate by themselves.
+	// Raw holds handlers of services that are not described by a model, by signing name: s3, ec2. They authenticate by
+	// themselves. Their requests leave the same log event, to which they can add with Annotate.
 	Raw map[string]http.Handler
 	// Ready, when it returns an error, makes every request answer 503 with the protocol's own error.
 	Ready func() error
@@ -122,15 +123,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		scope, e.keyID = sig.Service, sig.AccessKeyID
 	}
 	name := h.hostService(r.Host)
-	if h.raw[name] == nil && h.byName[name] == nil {
+	byHost := h.raw[name] != nil || h.byName[name] != nil
+	if !byHost {
 		name = scope
 	}
 	if raw := h.raw[name]; raw != nil {
 		h.serveRaw(w, r, e, name, raw)
 		return
 	}
-	q := &request{Request: r}
-	rep := h.serve(q, e, name, sig, sigErr)
+	q := &request{Request: r, service: h.byName[name], byHost: byHost}
+	rep := h.serve(q, e, sig, sigErr)
 	header := w.Header()
 	header.Set(requestID, e.requestID)
 	header.Set("Content-Type", rep.contentType)
@@ -149,7 +151,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serve answers a request of a modelled service. A panic of an operation is an internal failure.
-func (h *Handler) serve(q *request, e *event, name string, sig *sigv4.Signature, sigErr error) (rep reply) {
+func (h *Handler) serve(q *request, e *event, sig *sigv4.Signature, sigErr error) (rep reply) {
 	fail := func(err error) reply {
 		s := q.service
 		if s == nil {
@@ -165,8 +167,6 @@ func (h *Handler) serve(q *request, e *event, name string, sig *sigv4.Signature,
 			rep = fail(fmt.Errorf("panic: %v", p))
 		}
 	}()
-	preferred := h.byName[name]
-	q.service = preferred
 	body, err := h.readBody(q)
 	if err != nil {
 		return fail(err)
@@ -175,7 +175,7 @@ func (h *Handler) serve(q *request, e *event, name string, sig *sigv4.Signature,
 	if isForm(q.Request) {
 		form = string(body)
 	}
-	if err := h.identify(q, preferred, form); err != nil {
+	if err := h.identify(q, form); err != nil {
 		return fail(q.protocolOf().fault(unreadableFault, "The request cannot be read: %v", err))
 	}
 	if q.service != nil {
@@ -278,8 +278,7 @@ func (h *Handler) authenticate(q *request, sig *sigv4.Signature, sigErr error, b
 	if sigErr != nil {
 		return nil, signatureError(sigErr)
 	}
-	c, _, err := h.auth.authenticate(q.Request, sig, name, bodyHash)
-	return c, err
+	return h.auth.authenticate(q.Request, sig, name, bodyHash)
 }
 
 // permit asks for every permission that the operation needs.
@@ -450,7 +449,7 @@ func rawError(w http.ResponseWriter, name string, status int, code, message, id 
 	w.Header().Set("Content-Type", "application/xml")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(status)
-	w.Write(b) //nolint:errcheck // the client is gone: there is nobody to tell
+	_, _ = w.Write(b) // it fails when the client is gone: there is nobody to tell
 }
 
 // statusWriter remembers the status for the log.

@@ -36,7 +36,8 @@ type operation struct {
 // request is what routing finds out about a request.
 type request struct {
 	*http.Request
-	service   *service
+	service   *service // before identify: the one that the host or the credential scope names; nil for none
+	byHost    bool     // the host names the service: it can be for no other
 	operation *operation
 	params    params            // of a query
 	labels    map[string]string // of a REST path
@@ -145,24 +146,27 @@ func literals(path []segment) int {
 	return n
 }
 
-// identify finds the service and the operation that a request is for. preferred is the service that the credential scope
-// names; it may be nil. It is taken unless the request can only be for another one. Both may remain nil.
-func (h *Handler) identify(q *request, preferred *service, form string) error {
+// identify finds the operation that a request is for, and its service. The service that the host or the credential scope
+// names is taken unless the request can only be for another one. Both may remain nil.
+func (h *Handler) identify(q *request, form string) error {
 	if target := q.Header.Get("X-Amz-Target"); target != "" {
 		// SDKs disagree on what stands before the dot.
 		name := target[strings.LastIndexByte(target, '.')+1:]
-		q.find(h, preferred, jsonProtocol, func(s *service) *operation { return s.operations[name] })
+		h.find(q, jsonProtocol, func(s *service) *operation { return s.operations[name] })
 		return nil
 	}
 	escaped := q.URL.EscapedPath()
-	q.find(h, preferred, restJSONProtocol, func(s *service) *operation {
+	h.find(q, restJSONProtocol, func(s *service) *operation {
 		op, labels := s.matchPath(q.Method, escaped)
 		if op != nil {
 			q.labels = labels
 		}
 		return op
 	})
-	if q.operation != nil || preferred != nil && preferred.protocol != queryProtocol && !strings.Contains(q.URL.RawQuery+form, "Action=") {
+	if q.operation != nil {
+		return nil
+	}
+	if q.service != nil && q.service.protocol != queryProtocol && !strings.Contains(q.URL.RawQuery+form, "Action=") {
 		return nil
 	}
 	var err error
@@ -172,7 +176,7 @@ func (h *Handler) identify(q *request, preferred *service, form string) error {
 	action, _ := q.params.get("Action")
 	version, _ := q.params.get("Version")
 	q.asJSON = strings.Contains(q.Header.Get("Accept"), jsonType)
-	q.find(h, preferred, queryProtocol, func(s *service) *operation {
+	h.find(q, queryProtocol, func(s *service) *operation {
 		if s.model.version != version {
 			return nil
 		}
@@ -181,19 +185,22 @@ func (h *Handler) identify(q *request, preferred *service, form string) error {
 	return nil
 }
 
-// find sets the service and the operation to the first that has one, the preferred one before all others.
-func (q *request) find(h *Handler, preferred *service, p protocol, lookup func(*service) *operation) {
+// find sets the request's operation to what lookup finds in its service, or in any other that speaks the protocol.
+func (h *Handler) find(q *request, p protocol, lookup func(*service) *operation) {
 	try := func(s *service) bool {
-		if s == nil || s.protocol != p {
-			return false
+		if s.protocol == p {
+			if op := lookup(s); op != nil {
+				q.service, q.operation = s, op
+			}
 		}
-		op := lookup(s)
-		if op != nil {
-			q.service, q.operation = s, op
-		}
-		return op != nil
+		return q.operation != nil
 	}
-	for i := 0; !try(preferred) && i < len(h.services); i++ {
-		preferred = h.services[i]
+	if q.service != nil && try(q.service) || q.byHost {
+		return
+	}
+	for _, s := range h.services {
+		if try(s) {
+			return
+		}
 	}
 }

@@ -84,7 +84,7 @@ func New(c Config) (*ControlPlane, error) {
 	tokens := sts.New(sts.Config{
 		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now, Log: c.Log,
 	})
-	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Partition: c.Partition, Now: c.Now, Log: c.Log})
+	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Audit: c.Audit, Partition: c.Partition, Now: c.Now, Log: c.Log})
 
 	authenticator := &awsapi.Authenticator{Credentials: tokens.Credentials, Region: c.Region, Now: c.Now}
 	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Log: c.Log}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -717,5 +718,27 @@ func BenchmarkAssociation(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkMemory reports what an association costs in the tables, the store not counted.
+func BenchmarkMemory(b *testing.B) {
+	const n = 100_000
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	w := newWorld()
+	fill(b, w.store, n)
+	for b.Loop() {
+		before := heap()
+		r := w.start(b, w.store)
+		b.ReportMetric(float64(heap()-before)/n, "B/association")
+		if _, ok := r.eks.Cluster(account, region, "nope"); ok {
+			b.Fatal("a cluster that is not there")
+		}
 	}
 }

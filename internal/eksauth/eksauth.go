@@ -202,7 +202,7 @@ func plainName(s string) bool {
 }
 
 // refuseToken answers for a token that does not verify. Whether the issuer's keys cannot be had at all, for which the
-// token is not to blame, or only none of the token's key ID, shows by asking for all of them; that fetches nothing anew.
+// token is not to blame, or only none of the token's key ID, shows by asking for all of them.
 func refuseToken(ctx context.Context, err error, keys idtoken.KeySource) error {
 	if expired, ok := errors.AsType[*idtoken.ExpiredError](err); ok {
 		return &awsapi.Error{Code: "ExpiredTokenException", Message: expired.Error(), Cause: err}

@@ -6,15 +6,12 @@ import (
 	"crypto/md5"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -22,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -106,25 +102,11 @@ type bucketInfo struct {
 // object is what an object's record holds. It is immutable.
 type object struct {
 	Key      string            `json:"key"`
-	Data     string            `json:"data"` // name of the data's file; empty for an empty object
+	Data     string            `json:"data"` // name of the data's file, beside the record
 	Size     int64             `json:"size"`
 	MD5      string            `json:"md5"` // hex
 	Metadata map[string]string `json:"metadata"`
 	Parts    []int64           `json:"parts,omitempty"` // sizes, of a multipart upload
-}
-
-// upload is a multipart upload that has not been completed.
-type upload struct {
-	key      string
-	dir      string
-	metadata map[string]string
-	parts    map[int]part // under the bucket's mu
-}
-
-type part struct {
-	file string
-	size int64
-	md5  string
 }
 
 // storeLog gives gofakes3's warnings and errors to slog.
@@ -202,7 +184,7 @@ func (b *bucket) loadShard(dir string) error {
 		if err := readJSON(path, &o); err != nil {
 			return err
 		}
-		if b.recordPath(o.Key) != path || o.Data != "" && !unnamed[o.Data] {
+		if b.recordPath(o.Key) != path || !unnamed[o.Data] {
 			return fmt.Errorf("%s does not fit its object or has lost its data", path)
 		}
 		delete(unnamed, e.Name())
@@ -213,17 +195,6 @@ func (b *bucket) loadShard(dir string) error {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func readJSON(path string, into any) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
 }
@@ -286,122 +257,8 @@ func (d *directory) tags(bucket, key string) map[string]string {
 	return tags
 }
 
-// bucketList is the answer to ListBuckets.
-type bucketList struct {
-	XMLName           xml.Name     `xml:"ListAllMyBucketsResult"`
-	Namespace         string       `xml:"xmlns,attr"`
-	Owner             owner        `xml:"Owner"`
-	Buckets           []listBucket `xml:"Buckets>Bucket"`
-	ContinuationToken string       `xml:"ContinuationToken,omitempty"`
-	Prefix            string       `xml:"Prefix,omitempty"`
-}
-
-type listBucket struct{ Name, CreationDate string }
-
-// owner is an account as S3 names it.
-type owner struct{ ID, DisplayName string }
-
-// newOwner makes the canonical user ID of an account: 64 hexadecimal digits that do not tell the account.
-func newOwner(account string) owner {
-	sum := sha256.Sum256([]byte("canonical user of account " + account))
-	return owner{hex.EncodeToString(sum[:]), account}
-}
-
-// accessControlPolicy is the only access control list there is: the owner has full control.
-type accessControlPolicy struct {
-	XMLName   xml.Name `xml:"AccessControlPolicy"`
-	Namespace string   `xml:"xmlns,attr"`
-	Owner     owner    `xml:"Owner"`
-	Grant     struct {
-		Grantee struct {
-			XSI  string `xml:"xmlns:xsi,attr"`
-			Type string `xml:"xsi:type,attr"`
-			owner
-		}
-		Permission string
-	} `xml:"AccessControlList>Grant"`
-}
-
-// ServeHTTP implements http.Handler. It answers by itself where gofakes3 would name an owner of its own making.
-func (d *directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	query := r.URL.Query()
-	switch {
-	case r.Method == http.MethodGet && bucket == "":
-		d.serveBuckets(w, r)
-	case r.Method == http.MethodGet && query.Has("acl") && d.exists(bucket, key):
-		var acl accessControlPolicy
-		acl.Namespace, acl.Owner = s3Namespace, newOwner(d.owner(bucket))
-		acl.Grant.Grantee.owner, acl.Grant.Permission = acl.Owner, "FULL_CONTROL"
-		acl.Grant.Grantee.XSI, acl.Grant.Grantee.Type = "http://www.w3.org/2001/XMLSchema-instance", "CanonicalUser"
-		writeStoreXML(w, acl)
-	default:
-		d.wire.ServeHTTP(w, r)
-	}
-}
-
-func (d *directory) exists(bucket, key string) bool {
-	b, err := d.find(bucket)
-	if err != nil || key == "" {
-		return err == nil
-	}
-	_, ok := b.get(key)
-	return ok
-}
-
-func writeStoreXML(w http.ResponseWriter, doc any) {
-	b, err := xml.Marshal(doc)
-	if err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/xml")
-	// A caller that has gone away is no failure of the store.
-	_, _ = w.Write(append([]byte(xml.Header), b...))
-}
-
-// serveBuckets lists the buckets of the account on whose behalf the store is asked, in pages.
-func (d *directory) serveBuckets(w http.ResponseWriter, r *http.Request) {
-	const maxBuckets = 10000
-	query := r.URL.Query()
-	limit := maxBuckets
-	if v := query.Get("max-buckets"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > maxBuckets {
-			writeStoreError(w, http.StatusBadRequest, "InvalidArgument", "max-buckets must be between 1 and 10000")
-			return
-		}
-		limit = n
-	}
-	after, err := base64.URLEncoding.DecodeString(query.Get("continuation-token"))
-	if err != nil {
-		writeStoreError(w, http.StatusBadRequest, "InvalidArgument", "The continuation token provided is incorrect")
-		return
-	}
-	account := accountOf(r.Context())
-	list := bucketList{Namespace: s3Namespace, Owner: newOwner(account), Prefix: query.Get("prefix")}
-	for _, b := range d.bucketsOf(account) {
-		if b.name <= string(after) || !strings.HasPrefix(b.name, list.Prefix) {
-			continue
-		}
-		if len(list.Buckets) == limit {
-			list.ContinuationToken = base64.URLEncoding.EncodeToString([]byte(list.Buckets[limit-1].Name))
-			break
-		}
-		list.Buckets = append(list.Buckets, listBucket{b.name, b.Created.Format("2006-01-02T15:04:05.000Z")})
-	}
-	writeStoreXML(w, list)
-}
-
-func writeStoreError(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("Content-Type", "application/xml")
-	w.WriteHeader(status)
-	writeStoreXML(w, struct {
-		XMLName xml.Name `xml:"Error"`
-		Code    string
-		Message string
-	}{Code: code, Message: message})
-}
+// versioned implements ownership.
+func (d *directory) versioned() bool { return false }
 
 // bucketsOf returns an account's buckets by name.
 func (d *directory) bucketsOf(account string) []*bucket {
@@ -459,10 +316,13 @@ func (d *directory) CreateBucket(ctx context.Context, name string) error {
 		err = writeSynced(filepath.Join(made, bucketFile), raw)
 	}
 	if err == nil {
+		err = syncDir(made)
+	}
+	if err == nil {
 		err = renameSynced(made, b.dir)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("create bucket %s: %w", name, err), os.RemoveAll(made))
+		return withCleanup(fmt.Errorf("create bucket %s: %w", name, err), os.RemoveAll(made))
 	}
 	d.buckets[name] = b
 	return nil
@@ -606,30 +466,27 @@ func (d *directory) GetObject(_ context.Context, bucketName, key string, rangeRe
 	if err != nil {
 		return nil, err
 	}
-	o, contents, err := b.open(key)
+	o, f, err := b.open(key)
 	if err != nil {
 		return nil, err
 	}
 	rng, err := rangeRequest.Range(o.Size)
-	if err == nil && rng != nil {
-		contents, err = section(contents, rng)
+	switch {
+	case err != nil:
+		return nil, withCleanup(err, f.Close())
+	case rng == nil:
+		return o.found(f, nil)
 	}
-	if err != nil {
-		return nil, errors.Join(err, contents.Close())
-	}
-	return o.found(contents, rng)
+	return o.found(section{io.NewSectionReader(f, rng.Start, rng.Length), f}, rng)
 }
 
 // open returns an object and its data. The file is opened before the object can be replaced.
-func (b *bucket) open(key string) (*object, io.ReadCloser, error) {
+func (b *bucket) open(key string) (*object, *os.File, error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	o, ok := b.index.Get(key)
-	switch {
-	case !ok:
+	if !ok {
 		return nil, nil, gofakes3.KeyNotFound(key)
-	case o.Data == "":
-		return o, io.NopCloser(strings.NewReader("")), nil
 	}
 	f, err := os.Open(b.dataPath(o))
 	if err != nil {
@@ -638,17 +495,10 @@ func (b *bucket) open(key string) (*object, io.ReadCloser, error) {
 	return o, f, nil
 }
 
-// section limits an object's data to a range.
-func section(contents io.ReadCloser, rng *gofakes3.ObjectRange) (io.ReadCloser, error) {
-	if s, ok := contents.(io.Seeker); ok {
-		if _, err := s.Seek(rng.Start, io.SeekStart); err != nil {
-			return contents, err
-		}
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(contents, rng.Length), contents}, nil
+// section is a range of an object's data.
+type section struct {
+	io.Reader
+	io.Closer
 }
 
 // found makes gofakes3's form of an object.
@@ -657,11 +507,13 @@ func (o *object) found(contents io.ReadCloser, rng *gofakes3.ObjectRange) (*gofa
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("record of object: %w", err), contents.Close())
 	}
-	return &gofakes3.Object{Name: o.Key, Metadata: maps.Clone(o.Metadata), Size: o.Size, Contents: contents, Hash: sum, Range: rng, PartSizes: o.Parts}, nil
+	return &gofakes3.Object{Name: o.Key, Metadata: maps.Clone(o.Metadata), Size: o.Size, Contents: contents, Hash: sum, Range: rng,
+		PartSizes: o.Parts}, nil
 }
 
 // PutObject implements gofakes3.Backend.
-func (d *directory) PutObject(ctx context.Context, bucketName, key string, meta map[string]string, input io.Reader, size int64) (gofakes3.PutObjectResult, error) {
+func (d *directory) PutObject(ctx context.Context, bucketName, key string, meta map[string]string,
+	input io.Reader, size int64) (gofakes3.PutObjectResult, error) {
 	b, err := d.find(bucketName)
 	if err != nil {
 		return gofakes3.PutObjectResult{}, err
@@ -681,7 +533,7 @@ func (b *bucket) put(ctx context.Context, o *object, input io.Reader, size int64
 	}
 	stored := &object{Key: o.Key, Metadata: maps.Clone(o.Metadata), Parts: o.Parts, Size: n, MD5: hex.EncodeToString(sum)}
 	if err := b.replace(ctx, stored, temporary); err != nil {
-		return nil, errors.Join(err, removeIfPresent(temporary))
+		return nil, withCleanup(err, removeIfPresent(temporary))
 	}
 	return stored, nil
 }
@@ -700,8 +552,8 @@ func (b *bucket) spool(dir string, input io.Reader, size int64) (path string, n 
 	case err == nil:
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", 0, nil, errors.Join(err, os.Remove(f.Name()))
+	if err = withCleanup(err, f.Close()); err != nil {
+		return "", 0, nil, withCleanup(err, os.Remove(f.Name()))
 	}
 	return f.Name(), n, h.Sum(nil), nil
 }
@@ -730,7 +582,7 @@ func (b *bucket) replace(ctx context.Context, o *object, temporary string) error
 		return err
 	}
 	record := b.recordPath(o.Key)
-	if err := os.MkdirAll(filepath.Dir(record), ownerOnly); err != nil {
+	if err := mkdirSynced(filepath.Dir(record)); err != nil {
 		return fmt.Errorf("create shard: %w", err)
 	}
 	name := strings.TrimSuffix(filepath.Base(record), recordSuffix)
@@ -739,9 +591,9 @@ func (b *bucket) replace(ctx context.Context, o *object, temporary string) error
 		return fmt.Errorf("move data into place: %w", err)
 	}
 	if err := b.writeRecord(o); err != nil {
-		return errors.Join(err, os.Remove(b.dataPath(o)))
+		return err // the data stays, because the record may be in place, though not synced
 	}
-	if exists && old.Data != "" {
+	if exists {
 		// The object is replaced; data that stays behind is removed when the store is opened next.
 		_ = os.Remove(b.dataPath(old))
 	}
@@ -810,10 +662,8 @@ func (d *directory) DeleteObject(_ context.Context, bucketName, key string) (gof
 	b.mu.Lock()
 	b.index.Delete(key)
 	b.mu.Unlock()
-	if o.Data != "" {
-		// The object is gone; data that stays behind is removed when the store is opened next.
-		_ = os.Remove(b.dataPath(o))
-	}
+	// The object is gone; data that stays behind is removed when the store is opened next.
+	_ = os.Remove(b.dataPath(o))
 	return gofakes3.ObjectDeleteResult{}, nil
 }
 
@@ -833,7 +683,8 @@ func (d *directory) DeleteMulti(ctx context.Context, bucketName string, keys ...
 }
 
 // CopyObject implements gofakes3.Backend.
-func (d *directory) CopyObject(ctx context.Context, srcBucket, srcKey, dstBucket, dstKey string, meta map[string]string) (gofakes3.CopyObjectResult, error) {
+func (d *directory) CopyObject(ctx context.Context, srcBucket, srcKey, dstBucket, dstKey string,
+	meta map[string]string) (gofakes3.CopyObjectResult, error) {
 	from, err := d.find(srcBucket)
 	if err != nil {
 		return gofakes3.CopyObjectResult{}, err
@@ -847,7 +698,7 @@ func (d *directory) CopyObject(ctx context.Context, srcBucket, srcKey, dstBucket
 		return gofakes3.CopyObjectResult{}, err
 	}
 	o, err := to.put(ctx, &object{Key: dstKey, Metadata: meta}, contents, src.Size)
-	if err = errors.Join(err, contents.Close()); err != nil {
+	if err = withCleanup(err, contents.Close()); err != nil {
 		return gofakes3.CopyObjectResult{}, err
 	}
 	modified, err := http.ParseTime(meta["Last-Modified"])
@@ -855,202 +706,4 @@ func (d *directory) CopyObject(ctx context.Context, srcBucket, srcKey, dstBucket
 		return gofakes3.CopyObjectResult{}, fmt.Errorf("time of a copy: %w", err)
 	}
 	return gofakes3.CopyObjectResult{ETag: `"` + o.MD5 + `"`, LastModified: gofakes3.NewContentTime(modified)}, nil
-}
-
-// CreateMultipartUpload implements gofakes3.MultipartBackend.
-func (d *directory) CreateMultipartUpload(_ context.Context, bucketName, key string, meta map[string]string) (gofakes3.UploadID, error) {
-	b, err := d.find(bucketName)
-	if err != nil {
-		return "", err
-	}
-	id := gofakes3.UploadID(rand.Text() + rand.Text())
-	u := &upload{key: key, dir: filepath.Join(b.dir, uploadsDir, string(id)), metadata: meta, parts: map[int]part{}}
-	if err := os.Mkdir(u.dir, ownerOnly); err != nil {
-		return "", fmt.Errorf("create upload: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.uploads[id] = u
-	return id, nil
-}
-
-// findUpload returns an upload for a key.
-func (d *directory) findUpload(bucketName, key string, id gofakes3.UploadID) (*bucket, *upload, error) {
-	b, err := d.find(bucketName)
-	if err != nil {
-		return nil, nil, err
-	}
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	u := b.uploads[id]
-	if u == nil || u.key != key {
-		return nil, nil, gofakes3.ErrNoSuchUpload
-	}
-	return b, u, nil
-}
-
-// UploadPart implements gofakes3.MultipartBackend.
-func (d *directory) UploadPart(_ context.Context, bucketName, key string, id gofakes3.UploadID, number int, size int64, input io.Reader) (string, error) {
-	b, u, err := d.findUpload(bucketName, key, id)
-	if err != nil {
-		return "", err
-	}
-	path, n, sum, err := b.spool(u.dir, input, size)
-	if err != nil {
-		return "", err
-	}
-	p := part{file: path, size: n, md5: hex.EncodeToString(sum)}
-	b.mu.Lock()
-	old, replaced := u.parts[number]
-	u.parts[number] = p
-	b.mu.Unlock()
-	if replaced {
-		if err := removeIfPresent(old.file); err != nil {
-			return "", fmt.Errorf("remove replaced part: %w", err)
-		}
-	}
-	return `"` + p.md5 + `"`, nil
-}
-
-// CompleteMultipartUpload implements gofakes3.MultipartBackend. The object's ETag is the MD5 of its content.
-func (d *directory) CompleteMultipartUpload(ctx context.Context, bucketName, key string, id gofakes3.UploadID,
-	input *gofakes3.CompleteMultipartUploadRequest) (gofakes3.VersionID, string, error) {
-	b, u, err := d.findUpload(bucketName, key, id)
-	if err != nil {
-		return "", "", err
-	}
-	parts, err := b.choose(u, input.Parts)
-	if err != nil {
-		return "", "", err
-	}
-	o := &object{Key: key, Metadata: maps.Clone(u.metadata)}
-	o.Metadata["Last-Modified"] = time.Now().UTC().Format(http.TimeFormat)
-	var total int64
-	for _, p := range parts {
-		o.Parts = append(o.Parts, p.size)
-		total += p.size
-	}
-	content := &partsReader{parts: parts}
-	stored, err := b.put(ctx, o, content, total)
-	if err = errors.Join(err, content.Close()); err != nil {
-		return "", "", err
-	}
-	// The object stands; an upload that cannot be removed now is removed when the store is opened next.
-	_ = d.AbortMultipartUpload(ctx, bucketName, key, id)
-	return "", `"` + stored.MD5 + `"`, nil
-}
-
-// choose returns the listed parts, which must have been uploaded, in order.
-func (b *bucket) choose(u *upload, list []gofakes3.CompletedPart) ([]part, error) {
-	const minPart = 5 << 20 // of all parts but the last
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	if len(list) == 0 {
-		return nil, gofakes3.ErrMalformedXML
-	}
-	parts := make([]part, len(list))
-	for i, listed := range list {
-		if i > 0 && listed.PartNumber <= list[i-1].PartNumber {
-			return nil, gofakes3.ErrInvalidPartOrder
-		}
-		p, ok := u.parts[listed.PartNumber]
-		if !ok || strings.Trim(listed.ETag, `"`) != p.md5 {
-			return nil, gofakes3.ErrInvalidPart
-		}
-		if i < len(list)-1 && p.size < minPart {
-			return nil, gofakes3.ErrorCode("EntityTooSmall")
-		}
-		parts[i] = p
-	}
-	return parts, nil
-}
-
-// AbortMultipartUpload implements gofakes3.MultipartBackend.
-func (d *directory) AbortMultipartUpload(_ context.Context, bucketName, key string, id gofakes3.UploadID) error {
-	b, u, err := d.findUpload(bucketName, key, id)
-	if err != nil {
-		return err
-	}
-	b.mu.Lock()
-	delete(b.uploads, id)
-	b.mu.Unlock()
-	return os.RemoveAll(u.dir)
-}
-
-// partsReader reads parts one after the other, with one file open at a time.
-type partsReader struct {
-	parts []part
-	file  *os.File
-}
-
-// Read implements io.Reader.
-func (p *partsReader) Read(buf []byte) (int, error) {
-	for {
-		if p.file == nil {
-			if len(p.parts) == 0 {
-				return 0, io.EOF
-			}
-			f, err := os.Open(p.parts[0].file)
-			if err != nil {
-				return 0, fmt.Errorf("open part: %w", err)
-			}
-			p.file, p.parts = f, p.parts[1:]
-		}
-		n, err := p.file.Read(buf)
-		if err != io.EOF {
-			return n, err
-		}
-		if err := p.Close(); err != nil {
-			return n, err
-		}
-		if n > 0 {
-			return n, nil
-		}
-	}
-}
-
-// Close implements io.Closer.
-func (p *partsReader) Close() error {
-	if p.file == nil {
-		return nil
-	}
-	err := p.file.Close()
-	p.file = nil
-	return err
-}
-
-// writeSynced writes a file that survives a crash once its directory is synced.
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-// renameSynced renames and syncs the directory of the new name.
-func renameSynced(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func removeIfPresent(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/policy"
 )
 
@@ -26,6 +27,8 @@ type ownership interface {
 	owner(bucket string) string
 	// tags returns an object's tags; nil when it has none, does not exist, or the store cannot tell.
 	tags(bucket, key string) map[string]string
+	// versioned reports whether the store may have more than one version of an object.
+	versioned() bool
 }
 
 // soleOwner is the account that owns everything in a store that keeps no owners.
@@ -42,6 +45,8 @@ func (s soleOwner) owner(string) string {
 }
 
 func (soleOwner) tags(string, string) map[string]string { return nil }
+
+func (soleOwner) versioned() bool { return true }
 
 // accountKey is the context key of the account on whose behalf a store is asked.
 type accountKey struct{}
@@ -112,12 +117,10 @@ func newHostID() string {
 
 // serve answers the request, unless it returns an error.
 func (x *exchange) serve() *s3Error {
-	caller, stream, length, aerr := x.g.Authenticator.AuthenticateStream(x.r, "s3")
-	if aerr != nil {
-		return authenticationError(x.r, aerr)
+	stream, length, err := x.authenticate()
+	if err != nil {
+		return err
 	}
-	x.caller = caller
-	var err *s3Error
 	if x.request, err = parseS3Request(x.r); err != nil {
 		return err
 	}
@@ -149,6 +152,30 @@ func (x *exchange) serve() *s3Error {
 		return x.forward(nil, 0)
 	}
 	return x.forward(x.body, length)
+}
+
+// authenticate verifies the signature. The stream is the body, decoded and held to what was signed; length is its size, or
+// -1 when it does not say.
+func (x *exchange) authenticate() (stream io.Reader, length int64, err *s3Error) {
+	a := x.g.Authenticator
+	caller, aerr := a.Authenticate(x.r, "s3", "")
+	if aerr != nil {
+		return nil, 0, authenticationError(x.r, aerr)
+	}
+	x.caller = caller
+	sig, perr := sigv4.Parse(x.r)
+	if perr != nil {
+		return nil, 0, internalError(fmt.Errorf("parse a verified signature: %w", perr))
+	}
+	if sig.DecodedLength < 0 {
+		return sig.Body(x.r.Body, ""), x.r.ContentLength, nil
+	}
+	// Every chunk is signed too, so the secret is needed once more.
+	credential, aerr := a.Credentials(x.r.Context(), sig.AccessKeyID, sig.SessionToken)
+	if aerr != nil {
+		return nil, 0, authenticationError(x.r, aerr)
+	}
+	return sig.Body(x.r.Body, credential.Secret), sig.DecodedLength, nil
 }
 
 // checkOwners refuses requests about other accounts' buckets. There are no bucket policies that could allow them.
@@ -208,7 +235,20 @@ func (x *exchange) authorizeAll(tags []tag, region string) *s3Error {
 	if x.request.op.refused {
 		return notImplemented(x.request.op.name)
 	}
+	for _, version := range []string{x.request.query.Get("versionId"), x.request.source.version} {
+		if err := x.checkVersion(version); err != nil {
+			return err
+		}
+	}
 	return x.request.checkACL()
+}
+
+// checkVersion refuses to name versions in a store that has none, which would take the only one for it.
+func (x *exchange) checkVersion(version string) *s3Error {
+	if version == "" || version == "null" || x.g.owners.versioned() {
+		return nil
+	}
+	return notImplemented("Versioning")
 }
 
 // copiedTags is what copying an object's tags along with it needs.
@@ -447,7 +487,9 @@ func (x *exchange) deleteObjects(length int64) *s3Error {
 		if _, _, perr := parseTarget("", "/"+x.request.bucket+"/"+o.Key); perr != nil || o.Key == "" {
 			refusal = s3Errorf("UserKeyMustBeSpecified", "The key is empty, too long, or not valid.")
 		} else {
-			refusal = x.authorize(x.request.deletePermission(o.Key, o.VersionID))
+			if refusal = x.authorize(x.request.deletePermission(o.Key, o.VersionID)); refusal == nil {
+				refusal = x.checkVersion(o.VersionID)
+			}
 		}
 		if refusal != nil {
 			result.Errors = append(result.Errors, deleteError{o.Key, o.VersionID, refusal.code, refusal.message})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/kv"
@@ -75,31 +76,33 @@ var s3Codes = map[string]struct {
 	"InvalidDigest":                           {400, "The Content-MD5 you specified is not valid."},
 	"InvalidPart": {400, "One or more of the specified parts could not be found.  The part may not have been uploaded, " +
 		"or the specified entity tag may not match the part's entity tag."},
-	"InvalidPartOrder":          {400, "The list of parts was not in ascending order. Parts must be ordered by part number."},
-	"InvalidRange":              {416, "The requested range is not satisfiable"},
-	"InvalidRequest":            {400, "Invalid Request"},
-	"InvalidTag":                {400, "The tag provided was not a valid tag."},
-	"InvalidToken":              {400, "The provided token is malformed or otherwise invalid."},
-	"InvalidURI":                {400, "Couldn't parse the specified URI."},
-	"KeyTooLongError":           {400, "Your key is too long"},
-	"MalformedXML":              {400, "The XML you provided was not well-formed or did not validate against our published schema"},
-	"MaxMessageLengthExceeded":  {400, "Your request was too big."},
-	"MetadataTooLarge":          {400, "Your metadata headers exceed the maximum allowed metadata size"},
-	"MethodNotAllowed":          {405, "The specified method is not allowed against this resource."},
-	"MissingContentLength":      {411, "You must provide the Content-Length HTTP header."},
-	"MissingRequestBodyError":   {400, "Request Body is empty"},
-	"NoSuchBucket":              {404, "The specified bucket does not exist"},
-	"NoSuchBucketPolicy":        {404, "The bucket policy does not exist"},
-	"NoSuchCORSConfiguration":   {404, "The CORS configuration does not exist"},
-	"NoSuchKey":                 {404, "The specified key does not exist."},
-	"NoSuchTagSet":              {404, "The TagSet does not exist"},
-	"NoSuchUpload":              {404, "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."},
-	"NoSuchVersion":             {404, "The specified version does not exist."},
-	"NotImplemented":            {501, "A header you provided implies functionality that is not implemented"},
-	"PreconditionFailed":        {412, "At least one of the pre-conditions you specified did not hold"},
-	"RequestTimeTooSkewed":      {403, "The difference between the request time and the current time is too large."},
-	"ServiceUnavailable":        {503, "Service is unable to handle request."},
-	"SignatureDoesNotMatch":     {403, "The request signature we calculated does not match the signature you provided. Check your key and signing method."},
+	"InvalidPartOrder":         {400, "The list of parts was not in ascending order. Parts must be ordered by part number."},
+	"InvalidRange":             {416, "The requested range is not satisfiable"},
+	"InvalidRequest":           {400, "Invalid Request"},
+	"InvalidTag":               {400, "The tag provided was not a valid tag."},
+	"InvalidToken":             {400, "The provided token is malformed or otherwise invalid."},
+	"InvalidURI":               {400, "Couldn't parse the specified URI."},
+	"KeyTooLongError":          {400, "Your key is too long"},
+	"MalformedXML":             {400, "The XML you provided was not well-formed or did not validate against our published schema"},
+	"MaxMessageLengthExceeded": {400, "Your request was too big."},
+	"MetadataTooLarge":         {400, "Your metadata headers exceed the maximum allowed metadata size"},
+	"MethodNotAllowed":         {405, "The specified method is not allowed against this resource."},
+	"MissingContentLength":     {411, "You must provide the Content-Length HTTP header."},
+	"MissingRequestBodyError":  {400, "Request Body is empty"},
+	"NoSuchBucket":             {404, "The specified bucket does not exist"},
+	"NoSuchBucketPolicy":       {404, "The bucket policy does not exist"},
+	"NoSuchCORSConfiguration":  {404, "The CORS configuration does not exist"},
+	"NoSuchKey":                {404, "The specified key does not exist."},
+	"NoSuchTagSet":             {404, "The TagSet does not exist"},
+	"NoSuchUpload": {404, "The specified upload does not exist. The upload ID may be invalid, " +
+		"or the upload may have been aborted or completed."},
+	"NoSuchVersion":        {404, "The specified version does not exist."},
+	"NotImplemented":       {501, "A header you provided implies functionality that is not implemented"},
+	"PreconditionFailed":   {412, "At least one of the pre-conditions you specified did not hold"},
+	"RequestTimeTooSkewed": {403, "The difference between the request time and the current time is too large."},
+	"ServiceUnavailable":   {503, "Service is unable to handle request."},
+	"SignatureDoesNotMatch": {403, "The request signature we calculated does not match the signature you provided. " +
+		"Check your key and signing method."},
 	"SlowDown":                  {503, "Please reduce your request rate."},
 	"XAmzContentSHA256Mismatch": {400, "The provided 'x-amz-content-sha256' header does not match what was computed."},
 
@@ -203,6 +206,8 @@ func authenticationError(r *http.Request, err error) *s3Error {
 	}
 	e := &s3Error{cause: auth}
 	switch {
+	case strings.HasPrefix(r.Header.Get("Authorization"), "AWS ") || r.URL.Query().Has("AWSAccessKeyId"):
+		e.code, e.message = "InvalidRequest", "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
 	case auth.Kind == awsapi.MissingToken:
 		e.code = "AccessDenied"
 	case auth.Kind == awsapi.UnknownKey:

@@ -158,9 +158,9 @@ func validBucket(name string) bool {
 
 var dottedQuad = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$`)
 
-// signatureParams are the query parameters of presigned requests that end with the verification.
+// signatureParams are the query parameters of presigned requests, spelled as headers, that end with the verification.
 var signatureParams = []string{
-	"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature",
+	"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signedheaders", "X-Amz-Signature",
 	"X-Amz-Security-Token", "X-Amz-Content-Sha256",
 }
 

@@ -87,9 +87,13 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer res.Body.Close()
 	for name, values := range res.Header {
-		if !slices.Contains(hopByHop, name) {
-			w.Header()[name] = values
+		if slices.Contains(hopByHop, name) {
+			continue
 		}
+		if strings.HasPrefix(name, "X-Amz-Meta-") {
+			name = strings.ToLower(name) // clients take the names of user metadata as they are spelled
+		}
+		w.Header()[name] = values
 	}
 	w.WriteHeader(res.StatusCode)
 	if _, err := io.Copy(w, res.Body); err != nil {

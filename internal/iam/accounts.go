@@ -125,6 +125,9 @@ func (s *Service) listAccounts(_ context.Context, c *awsapi.Caller, in *listAcco
 	page, next, err := paginate(s, c, in.NextToken, in.MaxResults, from, func(a *accountRow) (accountShape, bool) {
 		return s.accountOf(a), true
 	})
+	if hasCode(err, "ValidationError") {
+		return nil, awsapi.Errorf("InvalidParameterException", "The nextToken is not one that this operation returned.")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +141,11 @@ func (in *accountAliasIn) target(*Service, *awsapi.Caller) (target, error) {
 }
 
 func (s *Service) changeAccount(ctx context.Context, id string, do func(*kv.Tx, *accountRow) error) error {
-	return change(ctx, s.db, s.accounts, id, awsapi.Errorf("NoSuchEntity", "The account %s cannot be found.", id), do)
+	return change(ctx, s.db, s.accounts, id, noSuchAccount(id), do)
+}
+
+func noSuchAccount(id string) error {
+	return awsapi.Errorf("NoSuchEntity", "The account %s cannot be found.", id)
 }
 
 // createAccountAlias gives the account an alias in place of the one it has, if any: an account has at most one.
@@ -195,4 +202,40 @@ func (s *Service) listAccountAliases(_ context.Context, c *awsapi.Caller, in *li
 		return nil, err
 	}
 	return &listAliasesOut{AccountAliases: page, IsTruncated: next != "", Marker: next}, nil
+}
+
+// accountOnlyIn is the input of the operations that are about the account as a whole.
+type accountOnlyIn struct{}
+
+func (in *accountOnlyIn) target(*Service, *awsapi.Caller) (target, error) {
+	return target{arn: "*"}, nil
+}
+
+type accountSummaryOut struct{ SummaryMap map[string]int32 }
+
+// getAccountSummary leaves out what Lanyard does not have: groups, passwords, certificates and MFA devices.
+func (s *Service) getAccountSummary(_ context.Context, c *awsapi.Caller, _ *accountOnlyIn) (*accountSummaryOut, error) {
+	a, ok := s.accounts.Get(c.Account)
+	if !ok {
+		return nil, noSuchAccount(c.Account)
+	}
+	summary := map[string]int32{
+		"AccessKeysPerUserQuota":       maxAccessKeys,
+		"AssumeRolePolicySizeQuota":    maxTrustSize,
+		"AttachedPoliciesPerRoleQuota": maxAttached,
+		"AttachedPoliciesPerUserQuota": maxAttached,
+		"PolicySizeQuota":              maxManagedSize,
+		"RolePolicySizeQuota":          maxRoleInlineSize,
+		"UserPolicySizeQuota":          maxUserInlineSize,
+		"VersionsPerPolicyQuota":       maxVersions,
+		"AccountMFAEnabled":            0,
+		"AccountAccessKeysPresent":     int32(min(len(a.AccessKeys), 1)),
+		"Providers":                    int32(a.Usage[providersQuota]),
+	}
+	for name, quota := range map[string]string{
+		"Users": usersQuota, "Roles": rolesQuota, "Policies": policiesQuota, "InstanceProfiles": profilesQuota,
+	} {
+		summary[name], summary[name+"Quota"] = int32(a.Usage[quota]), int32(quotaLimit(quota))
+	}
+	return &accountSummaryOut{summary}, nil
 }

@@ -48,13 +48,13 @@ func hasCode(err error, code string) bool {
 }
 
 func (e *entity) putInline(name, document, noun string, limit int) error {
-	size := documentSize(document)
+	size, bytes := documentSize(document), len(document)
 	for _, p := range e.Inline {
 		if p.Name != name {
-			size += documentSize(p.Document)
+			size, bytes = size+documentSize(p.Document), bytes+len(p.Document)
 		}
 	}
-	if size > limit {
+	if size > limit || bytes > maxInlineBytes {
 		return awsapi.Errorf("LimitExceeded", "Maximum policy size of %d bytes exceeded for %s %s", limit, noun, e.Name)
 	}
 	i, found := e.inlineAt(name)

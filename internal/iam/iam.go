@@ -170,6 +170,7 @@ func (s *Service) API() awsapi.Service {
 		act(s, "CreateAccountAlias", s.createAccountAlias),
 		act(s, "DeleteAccountAlias", s.deleteAccountAlias),
 		on(s, "ListAccountAliases", s.listAccountAliases),
+		on(s, "GetAccountSummary", s.getAccountSummary),
 	}}
 }
 

@@ -56,7 +56,7 @@ func start(t testing.TB, partition string) *installation {
 		t.Fatal(err)
 	}
 	h, err := awsapi.NewHandler(awsapi.HandlerConfig{
-		Services: []awsapi.Service{in.API()},
+		Services: []awsapi.Service{in.API(), {Model: awsapi.ModelNamed("lanyard"), Operations: in.Extension()}},
 		Authenticator: &awsapi.Authenticator{Region: "us-east-1", Credentials: func(_ context.Context, id, _ string) (awsapi.Credential, error) {
 			if c, ok := in.sessions.Load(id); ok {
 				return c.(awsapi.Credential), nil

@@ -12,6 +12,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
+	"github.com/lanyard-id/lanyard/policy"
 )
 
 // The states of an access key on the wire.
@@ -270,10 +271,13 @@ type use struct {
 // useGranularity keeps the note of a use from being made anew by every request.
 const useGranularity = time.Minute
 
-// noteUse remembers that the caller's access key, or role, is used.
+// noteUse remembers that the caller's long-term access key, or role, is used.
 func (s *Service) noteUse(c *awsapi.Caller) {
-	id := c.AccessKeyID
-	if c.Session != nil {
+	var id string
+	switch {
+	case c.Session == nil:
+		id = c.AccessKeyID
+	case c.Kind == policy.RoleSession:
 		id = c.EntityID
 	}
 	if id == "" {

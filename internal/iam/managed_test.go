@@ -293,3 +293,20 @@ func TestAPolicyIsNeverDeletedWhileItIsAttached(t *testing.T) {
 		}
 	}
 }
+
+func TestPoliciesAreTagged(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	p := in.policy(t, "p", statement("Allow", "s3:*", "*"))
+	check(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{PolicyArn: p, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}}})))
+	check(t, failure(in.root.UntagPolicy(ctx, &awsiam.UntagPolicyInput{PolicyArn: p, TagKeys: []string{"a"}})))
+	tags, err := in.root.ListPolicyTags(ctx, &awsiam.ListPolicyTagsInput{PolicyArn: p})
+	check(t, err)
+	got, err := in.root.GetPolicy(ctx, &awsiam.GetPolicyInput{PolicyArn: p})
+	check(t, err)
+	if len(tags.Tags) != 1 || *tags.Tags[0].Key != "b" || len(got.Policy.Tags) != 1 {
+		t.Errorf("tags = %+v, %+v", tags.Tags, got.Policy.Tags)
+	}
+	admin := of("arn:aws:iam::aws:policy/AdministratorAccess")
+	refused(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{PolicyArn: admin, Tags: []types.Tag{{Key: of("a"), Value: of("1")}}})), "AccessDenied", "")
+}

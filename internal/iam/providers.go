@@ -23,7 +23,7 @@ func splitIssuer(text string) (name, port string, err error) {
 		return "", "", awsapi.Errorf("ValidationError", "Invalid Open ID Connect Provider URL")
 	case u.Scheme != "https":
 		return "", "", awsapi.Errorf("InvalidInput", "Invalid Open ID Connect Provider URL. The URL must begin with https://.")
-	case u.User != nil || strings.ContainsAny(text, "?#") || strings.Contains(u.Host, "[") || u.Hostname() == "":
+	case u.User != nil || u.Hostname() == "" || strings.Contains(u.Host, "[") || strings.ContainsFunc(text, notInIssuer):
 		return "", "", awsapi.Errorf("InvalidInput", "Invalid Open ID Connect Provider URL")
 	}
 	_, rest, _ := strings.Cut(text, "://")
@@ -33,6 +33,9 @@ func splitIssuer(text string) (name, port string, err error) {
 	}
 	return u.Hostname() + rest[len(u.Host):], port, nil
 }
+
+// notInIssuer reports whether an issuer's URL may not have the character.
+func notInIssuer(r rune) bool { return r <= ' ' || r > '~' || r == '?' || r == '#' }
 
 // issuerKey is the key of a provider by its name: a host's case does not matter, a path's does.
 func issuerKey(account, name string) string {

@@ -323,6 +323,17 @@ func TestRolesAreRefused(t *testing.T) {
 				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: of("big2"), PolicyDocument: &big}))
 			},
 			"LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role app"},
+		{"inline policies with white space without end",
+			func() error {
+				for _, name := range []string{"s1", "s2", "s3"} {
+					document := statement("Allow", "s3:*", "*") + strings.Repeat(" ", 100_000)
+					if _, err := in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: &name, PolicyDocument: &document}); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+			"LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role app"},
 		{"attaching what is no ARN",
 			func() error {
 				return failure(in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: of("this is not an ARN at all")}))

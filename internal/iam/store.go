@@ -325,12 +325,14 @@ func quotaLimit(quota string) int {
 	}
 }
 
-// The other quotas: sizes count characters other than white space.
+// The other quotas: sizes count characters other than white space, except maxInlineBytes, which keeps the white space of
+// an entity's inline policies within bounds too.
 const (
 	maxTrustSize      = 2048
 	maxManagedSize    = 6144
 	maxUserInlineSize = 2048
 	maxRoleInlineSize = 10240
+	maxInlineBytes    = 256 << 10
 	maxAttached       = 10
 	maxVersions       = 5
 	maxTags           = 50
@@ -344,7 +346,7 @@ const (
 func (s *Service) take(tx *kv.Tx, accountID, quota string) error {
 	a, ok := s.accounts.Read(tx, accountID)
 	if !ok {
-		return awsapi.Errorf("NoSuchEntity", "The account %s cannot be found.", accountID)
+		return noSuchAccount(accountID)
 	}
 	limit := quotaLimit(quota)
 	if a.Usage[quota] >= limit {

@@ -248,3 +248,49 @@ func TestConcurrentKeysKeepToTheQuota(t *testing.T) {
 		t.Errorf("alice has %d keys, want 2", len(keys.AccessKeyMetadata))
 	}
 }
+
+func TestUsersAreChanged(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	name := of("alice")
+	_, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: name})
+	check(t, err)
+	_, err = in.root.TagUser(ctx, &awsiam.TagUserInput{UserName: name, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}}})
+	check(t, err)
+	_, err = in.root.UntagUser(ctx, &awsiam.UntagUserInput{UserName: name, TagKeys: []string{"A"}})
+	check(t, err)
+	tags, err := in.root.ListUserTags(ctx, &awsiam.ListUserTagsInput{UserName: name})
+	check(t, err)
+	if len(tags.Tags) != 1 || *tags.Tags[0].Key != "b" {
+		t.Errorf("tags = %+v", tags.Tags)
+	}
+
+	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: name, PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*"))})
+	check(t, err)
+	limit := in.policy(t, "limit", statement("Allow", "s3:*", "*"))
+	_, err = in.root.PutUserPermissionsBoundary(ctx, &awsiam.PutUserPermissionsBoundaryInput{UserName: name, PermissionsBoundary: limit})
+	check(t, err)
+	_, err = in.root.AttachUserPolicy(ctx, &awsiam.AttachUserPolicyInput{UserName: name, PolicyArn: limit})
+	check(t, err)
+	got, err := in.root.GetUser(ctx, &awsiam.GetUserInput{UserName: name})
+	check(t, err)
+	if b := got.User.PermissionsBoundary; b == nil || *b.PermissionsBoundaryArn != *limit || b.PermissionsBoundaryType != "Policy" {
+		t.Errorf("boundary = %+v", b)
+	}
+	inline, err := in.root.ListUserPolicies(ctx, &awsiam.ListUserPoliciesInput{UserName: name})
+	check(t, err)
+	attached, err := in.root.ListAttachedUserPolicies(ctx, &awsiam.ListAttachedUserPoliciesInput{UserName: name})
+	check(t, err)
+	if len(inline.PolicyNames) != 1 || len(attached.AttachedPolicies) != 1 || *attached.AttachedPolicies[0].PolicyArn != *limit {
+		t.Errorf("policies = %v, %+v", inline.PolicyNames, attached.AttachedPolicies)
+	}
+
+	remove := func() error { return failure(in.root.DeleteUser(ctx, &awsiam.DeleteUserInput{UserName: name})) }
+	refused(t, remove(), "DeleteConflict", "Cannot delete entity, must detach all policies first.")
+	check(t, failure(in.root.DetachUserPolicy(ctx, &awsiam.DetachUserPolicyInput{UserName: name, PolicyArn: limit})))
+	refused(t, remove(), "DeleteConflict", "Cannot delete entity, must delete policies first.")
+	check(t, failure(in.root.DeleteUserPolicy(ctx, &awsiam.DeleteUserPolicyInput{UserName: name, PolicyName: of("p")})))
+	check(t, failure(in.root.DeleteUserPermissionsBoundary(ctx, &awsiam.DeleteUserPermissionsBoundaryInput{UserName: name})))
+	check(t, failure(in.root.DeletePolicy(ctx, &awsiam.DeletePolicyInput{PolicyArn: limit})))
+	check(t, remove())
+}

@@ -17,8 +17,8 @@ type Config struct {
 	Store  Store        // required; closed by the caller after the DB
 	Prefix string       // every key of the DB begins with it, and it ends with a slash; "/lanyard/" when empty
 	Log    *slog.Logger // required
-	// MaxStaleness is how long the DB may go without hearing from the store before Fresh fails; 10 s when zero. It
-	// also bounds how long Sync and Update wait for what the store acknowledged to arrive.
+	// MaxStaleness is how long the DB may go without hearing from the store before Fresh fails; 10 s when zero. Half of
+	// it is how long Sync and Update wait for what the store acknowledged to arrive.
 	MaxStaleness time.Duration
 }
 
@@ -64,6 +64,8 @@ type revisionCall struct {
 var (
 	errNotStarted = fmt.Errorf("%w: the DB has not started", ErrUnavailable)
 	errEnded      = fmt.Errorf("%w: the DB has stopped", ErrUnavailable)
+	// errStalled ends a watch that does not deliver what the store has; another one may.
+	errStalled = fmt.Errorf("%w: the watch does not deliver what the store has", ErrUnavailable)
 	// errRewound ends a watch when the store's revision has gone back: it was restored from a backup.
 	errRewound = errors.New("kv: the store went back to an earlier revision")
 )
@@ -228,7 +230,7 @@ func (db *DB) makeRevisionCalls() {
 	}
 }
 
-// cutWatch ends the current watch, if there is one.
+// cutWatch ends the current watch. If none is open just now, the next heartbeat finds the cause again.
 func (db *DB) cutWatch(cause error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -242,7 +244,7 @@ func (db *DB) await(ctx context.Context, revision int64) error {
 	if db.state.Load().revision >= revision {
 		return nil
 	}
-	timeout := time.NewTimer(db.maxStaleness)
+	timeout := time.NewTimer(db.maxStaleness / 2)
 	defer timeout.Stop()
 	for {
 		db.mu.Lock()
@@ -259,7 +261,8 @@ func (db *DB) await(ctx context.Context, revision int64) error {
 		case <-db.done:
 			return errEnded
 		case <-timeout.C:
-			return fmt.Errorf("%w: the store's watch has not delivered it within %s", ErrUnavailable, db.maxStaleness)
+			db.cutWatch(errStalled)
+			return errStalled
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}

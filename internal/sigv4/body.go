@@ -307,7 +307,8 @@ func (c *ChunkedReader) readTrailer() error {
 	return nil
 }
 
-// line reads one line of at most limit bytes and returns it without its end, CRLF or LF.
+// line reads one line of at most limit bytes and returns it without its end, which is CRLF. Some clients (minio-go) end
+// a trailer with LF and then CRLF.
 func (c *ChunkedReader) line(limit int) (string, error) {
 	line, err := c.in.ReadSlice('\n')
 	switch {
@@ -316,7 +317,19 @@ func (c *ChunkedReader) line(limit int) (string, error) {
 	case err != nil:
 		return "", unexpected(err)
 	}
-	return string(bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))), nil
+	if before, ok := bytes.CutSuffix(line, []byte("\r\n")); ok {
+		return string(before), nil
+	}
+	text := string(line[:len(line)-1])
+	if end, err := c.in.Peek(2); err != nil && err != io.EOF {
+		return "", err
+	} else if string(end) != "\r\n" || text == "" {
+		return "", badChunk("line")
+	}
+	if _, err := c.in.Discard(2); err != nil {
+		return "", unexpected(err)
+	}
+	return text, nil
 }
 
 func unexpected(err error) error {

@@ -60,13 +60,6 @@ func (s *Signature) appendCanonicalRequest(b []byte, r *http.Request, payloadHas
 // empty segments fall away) and encoded once more.
 func appendCanonicalPath(b []byte, r *http.Request, service string) []byte {
 	path := r.URL.EscapedPath()
-	if r.URL.Opaque != "" {
-		// A client's //host/path, which keeps the encoding that was chosen for the wire.
-		path = "/"
-		if _, rest, ok := strings.Cut(strings.TrimPrefix(r.URL.Opaque, "//"), "/"); ok {
-			path = "/" + rest
-		}
-	}
 	if path == "" {
 		return append(b, '/')
 	}

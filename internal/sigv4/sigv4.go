@@ -115,7 +115,7 @@ func Presign(r *http.Request, c Credentials, service, region string, expires tim
 
 // calculate returns the signature in hex, the canonical request and the string to sign.
 func (s *Signature) calculate(r *http.Request, secret Secret, payloadHash string, extra http.Header) (sig, canonical, toSign []byte) {
-	canonical = s.appendCanonicalRequest(make([]byte, 0, 1024), r, payloadHash, extra)
+	canonical = s.appendCanonicalRequest(make([]byte, 0, 2048), r, payloadHash, extra)
 	hash := sha256.Sum256(canonical)
 	toSign = make([]byte, 0, 160)
 	toSign = append(toSign, algorithm...)

@@ -20,7 +20,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 )
 
-const secret = sigv4.Secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+const secret = sigv4.Secret("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 
 var (
 	now  = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
@@ -357,6 +357,58 @@ func TestTamperedPresignedRequestsAreRefused(t *testing.T) {
 	}
 }
 
+// The examples of the S3 API Reference, "Signature calculations for the Authorization header: transferring payload in a
+// single chunk" and "Authenticating requests: using query parameters".
+func TestPublishedExamples(t *testing.T) {
+	t.Parallel()
+	signedAt := time.Date(2013, 5, 24, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name, method, url string
+		header            http.Header
+		payload           string
+		signature         string
+	}{
+		{"get an object", "GET", "http://examplebucket.s3.amazonaws.com/test.txt", http.Header{"Range": {"bytes=0-9"}}, sigv4.EmptyPayload,
+			"f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"},
+		{"put an object", "PUT", "http://examplebucket.s3.amazonaws.com/test$file.text",
+			http.Header{"Date": {"Fri, 24 May 2013 00:00:00 GMT"}, "X-Amz-Storage-Class": {"REDUCED_REDUNDANCY"}}, hashOf("Welcome to Amazon S3."),
+			"98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"},
+		{"get a bucket's lifecycle", "GET", "http://examplebucket.s3.amazonaws.com/?lifecycle", nil, sigv4.EmptyPayload,
+			"fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"},
+		{"list objects", "GET", "http://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", nil, sigv4.EmptyPayload,
+			"34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r, err := http.NewRequest(tt.method, tt.url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, values := range tt.header {
+				r.Header[name] = values
+			}
+			sigv4.Sign(r, keys, "s3", "us-east-1", tt.payload, signedAt)
+			if got := r.Header.Get("Authorization"); !strings.HasSuffix(got, "Signature="+tt.signature) {
+				t.Errorf("got %s, want the signature %s", got, tt.signature)
+			}
+		})
+	}
+	t.Run("presign", func(t *testing.T) {
+		t.Parallel()
+		r, err := http.NewRequest("GET", "https://examplebucket.s3.amazonaws.com/test.txt", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sigv4.Presign(r, keys, "s3", "us-east-1", 24*time.Hour, signedAt)
+		const want = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&" +
+			"X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&" +
+			"X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
+		if r.URL.RawQuery != want {
+			t.Errorf("got %s\nwant %s", r.URL.RawQuery, want)
+		}
+	})
+}
+
 // A kubectl token is a presigned URL whose x-k8s-aws-id header was signed, but is not sent.
 func TestHeadersThatWereNotSent(t *testing.T) {
 	t.Parallel()
@@ -505,6 +557,47 @@ func TestParseUnsigned(t *testing.T) {
 		if _, err := sigv4.Parse(r); !errors.Is(err, sigv4.ErrUnsigned) {
 			t.Errorf("Parse of query %q: got %v, want ErrUnsigned", query, err)
 		}
+	}
+}
+
+// Services other than S3 normalize the path before they sign it; in S3 every segment counts.
+func TestPathsAreNormalized(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ sent, signed string }{
+		{"/", "/"}, {"//", "/"}, {"/.", "/"}, {"/./", "/"}, {"/..", "/"}, {"/../../a", "/a"}, {"/a/..", "/"}, {"/a/../", "/"},
+		{"/a/b/..", "/a/"}, {"/a/./b", "/a/b"}, {"//a//b//", "/a/b/"}, {"/a/.b/..c", "/a/.b/..c"}, {"/a/b/.", "/a/b/"}, {"/a%2F..%2Fb", "/a%2F..%2Fb"},
+	} {
+		for _, service := range []string{"eks", "s3"} {
+			r, err := http.NewRequest("GET", "http://h.example"+tt.signed, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sigv4.Sign(r, keys, service, "us-east-1", sigv4.EmptyPayload, now)
+			if r.URL, err = url.Parse("http://h.example" + tt.sent); err != nil {
+				t.Fatal(err)
+			}
+			want := sigv4.Mismatch
+			if service != "s3" || tt.sent == tt.signed {
+				want = 0
+			}
+			t.Run(service+tt.sent, func(t *testing.T) { wantKind(t, verify(overTheWire(t, r), ""), want) })
+		}
+	}
+}
+
+func TestHeadersThatMayOccurOnce(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Authorization", "X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256"} {
+		r, err := http.NewRequest("GET", "http://h.example/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := keys
+		c.SessionToken = "token"
+		sigv4.Sign(r, c, "s3", "us-east-1", sigv4.EmptyPayload, now)
+		wantKind(t, verify(r, ""), 0)
+		r.Header.Add(name, r.Header.Get(name))
+		wantKind(t, verify(r, ""), sigv4.Malformed)
 	}
 }
 

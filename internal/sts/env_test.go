@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
@@ -49,6 +50,7 @@ const (
 type env struct {
 	t       testing.TB
 	url     string
+	db      *kv.DB
 	sts     *sts.Service
 	root    map[string]sigv4.Credentials // by account
 	journal *journal
@@ -106,6 +108,14 @@ func newEnv(t testing.TB) *env { return newReplica(t, kv.NewMemory()) }
 
 // newReplica starts one more control plane over a store.
 func newReplica(t testing.TB, store kv.Store) *env {
+	j := new(journal)
+	e := start(t, store, j)
+	e.journal = j
+	return e
+}
+
+// start starts a control plane that writes its audit events to out.
+func start(t testing.TB, store kv.Store, out io.Writer) *env {
 	t.Helper()
 	ctx := t.Context()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -114,11 +124,11 @@ func newReplica(t testing.TB, store kv.Store) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, root: make(map[string]sigv4.Credentials), journal: new(journal), ahead: new(atomic.Int64)}
+	e := &env{t: t, db: db, root: make(map[string]sigv4.Credentials), ahead: new(atomic.Int64)}
 	now := func() time.Time { return time.Now().Add(time.Duration(e.ahead.Load())) }
 	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: "aws", Log: log})
 	e.sts = sts.New(sts.Config{
-		IAM: users, Keyring: ring, Partition: "aws", Keys: staticKeys, Audit: audit.NewWriter(e.journal), Now: now, Log: log,
+		IAM: users, Keyring: ring, Partition: "aws", Keys: staticKeys, Audit: audit.NewWriter(out), Now: now, Log: log,
 	})
 	handler, err := awsapi.NewHandler(awsapi.HandlerConfig{
 		Services:      []awsapi.Service{e.sts.API(), users.API()},

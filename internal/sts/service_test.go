@@ -3,6 +3,8 @@ package sts_test
 import (
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/iam"
+	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/sts"
 	"github.com/lanyard-id/lanyard/policy"
 )
@@ -259,7 +262,10 @@ func TestWhatCannotBeRecordedIsRefused(t *testing.T) {
 }
 
 func BenchmarkAssumeByService(b *testing.B) {
-	e := newEnv(b)
+	record, err := os.OpenFile(filepath.Join(b.TempDir(), "audit.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	must(b, err)
+	defer record.Close()
+	e := start(b, kv.NewMemory(), record)
 	in := byEKS(b, e.role("app", trusts(podsMay, assumeTag, `{"StringEquals":{"aws:RequestTag/kubernetes-namespace":"default"}}`)))
 	b.ReportAllocs()
 	for b.Loop() {

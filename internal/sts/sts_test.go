@@ -512,19 +512,9 @@ func TestReplicasOpenEachOthersSessions(t *testing.T) {
 	t.Parallel()
 	store := kv.NewMemory()
 	a, b := newReplica(t, store), newReplica(t, store)
-	a.user("alice", allowAll)
 	role := a.role("reader", trusts(ownAccount, assumeOnly, ""))
-	alice := a.user("bob", allowAll)
-	session := a.assume(alice, role, "work")
-	// What one replica wrote reaches the other by the watch; the root key was made at the first start.
-	for {
-		if _, err := b.sts.Credentials(t.Context(), alice.AccessKeyID, ""); err == nil {
-			break
-		}
-		if t.Context().Err() != nil {
-			t.Fatal("the other replica never saw the user")
-		}
-	}
+	session := a.assume(a.user("alice", allowAll), role, "work")
+	must(t, b.db.Sync(t.Context())) // the role was made here, and reaches the other replica by its watch
 	here, _, _ := a.whoAmI(session)
 	there, _, _ := b.whoAmI(session)
 	if here != there {
@@ -586,6 +576,35 @@ func TestCredentialsThatAreNotOurs(t *testing.T) {
 		_, err := e.sts.Credentials(t.Context(), c[0], c[1])
 		t.Log(name)
 		wantAuthError(t, err, awsapi.UnknownKey)
+	}
+}
+
+// The bits behind the last byte of a token say nothing, and must be zero: there is one spelling of each.
+func TestTokensHaveOneSpelling(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	alice := e.user("alice", allowAll)
+	role := e.role("reader", trusts(ownAccount, everything, ""))
+	padded := 0
+	for _, identity := range []string{"al", "ali", "alic"} { // of which two make a token that ends in padding
+		session := e.assume(alice, role, "work", source(identity))
+		bare := strings.TrimRight(session.SessionToken, "=")
+		if bare == session.SessionToken {
+			continue
+		}
+		padded++
+		last := bare[len(bare)-1]
+		const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+		next := alphabet[strings.IndexByte(alphabet, last)+1]
+		other := bare[:len(bare)-1] + string(next) + session.SessionToken[len(bare):]
+		if _, err := e.sts.Credentials(t.Context(), session.AccessKeyID, session.SessionToken); err != nil {
+			t.Error(err)
+		}
+		_, err := e.sts.Credentials(t.Context(), session.AccessKeyID, other)
+		wantAuthError(t, err, awsapi.UnknownKey)
+	}
+	if padded != 2 {
+		t.Errorf("%d tokens end in padding, want two", padded)
 	}
 }
 

@@ -23,12 +23,13 @@ type Faulty struct {
 	disconnect   context.CancelFunc
 	failures     []func(ctx context.Context, ops []kv.Op) error // for the next commits
 	held         chan struct{}                                  // closed by Release; nil while batches flow
+	hung         chan struct{}                                  // closed, and replaced, by Hang
 	watchesBegun int
 }
 
 // NewFaulty returns a store that passes everything on to inner until told otherwise.
 func NewFaulty(inner kv.Store) *Faulty {
-	f := &Faulty{inner: inner}
+	f := &Faulty{inner: inner, hung: make(chan struct{})}
 	f.Reconnect()
 	return f
 }
@@ -73,6 +74,14 @@ func (f *Faulty) Release() {
 		close(f.held)
 		f.held = nil
 	}
+}
+
+// Hang makes the open watches deliver nothing more, and not even fail; new ones work.
+func (f *Faulty) Hang() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.hung)
+	f.hung = make(chan struct{})
 }
 
 // LoseCommit makes the next commit fail with ErrUnavailable before it reaches the store.
@@ -157,7 +166,7 @@ func (f *Faulty) Commit(ctx context.Context, ops ...kv.Op) (int64, error) {
 func (f *Faulty) Watch(ctx context.Context, prefix string, after int64) <-chan kv.Batch {
 	f.mu.Lock()
 	f.watchesBegun++
-	connection := f.connection
+	connection, hung := f.connection, f.hung
 	f.mu.Unlock()
 	return kv.Deliver(ctx, func(send func(kv.Batch) bool) error {
 		if connection == nil {
@@ -173,9 +182,16 @@ func (f *Faulty) Watch(ctx context.Context, prefix string, after int64) <-chan k
 				case <-inner.Done():
 				}
 			}
+			select {
+			case <-hung:
+				<-inner.Done()
+			default:
+			}
 			switch {
 			case connection.Err() != nil:
 				return errDisconnected
+			case inner.Err() != nil:
+				return ctx.Err()
 			case b.Err != nil:
 				return b.Err
 			case !send(b):

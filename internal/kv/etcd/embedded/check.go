@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -67,7 +68,12 @@ func exists(file string) (bool, error) {
 // readDatabase visits all pages of a database, so that damage shows, and returns the index of the last log entry it
 // holds. Values have no checksums: what is damaged inside one is not found.
 func readDatabase(file string) (applied uint64, err error) {
-	err = viewDatabase(file, false, func(tx *bolt.Tx) error {
+	db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	err = db.View(func(tx *bolt.Tx) error {
 		info, err := os.Stat(file)
 		if err != nil {
 			return err
@@ -75,7 +81,7 @@ func readDatabase(file string) (applied uint64, err error) {
 		if info.Size() < tx.Size() {
 			return fmt.Errorf("the file has %d bytes of %d", info.Size(), tx.Size())
 		}
-		if err := visit(tx, info.Size()); err != nil {
+		if err := tx.ForEach(visit); err != nil {
 			return err
 		}
 		meta := tx.Bucket([]byte("meta"))
@@ -87,37 +93,26 @@ func readDatabase(file string) (applied uint64, err error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return 0, err
-	}
-	// Listing the free pages is what etcd begins with, in a goroutine whose panics nobody can catch. It panics at other
-	// kinds of damage than visit, and in yet another goroutine where visit would panic in this one; so it comes second.
-	return applied, viewDatabase(file, true, func(*bolt.Tx) error { return nil })
+	return applied, err
 }
 
-func viewDatabase(file string, listFreePages bool, view func(*bolt.Tx) error) (err error) {
-	db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, PreLoadFreelist: listFreePages, Timeout: time.Second})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	return db.View(view)
-}
-
-// visit visits all pairs of all buckets.
-func visit(tx *bolt.Tx, size int64) error {
-	const smallestPair = 16 // the bytes that bbolt keeps for a pair next to the key and the value
-	left := size / smallestPair
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		return b.ForEach(func(_, value []byte) error {
-			if value == nil {
-				return fmt.Errorf("bucket %q has a bucket inside", name)
-			}
-			if left--; left < 0 {
-				return errors.New("pages lead back to themselves")
-			}
-			return nil
-		})
+// visit visits all pairs of a bucket, in order and by their keys. What it misses, etcd finds when it begins by listing
+// the free pages; but there the database panics in a goroutine that nobody can guard.
+func visit(name []byte, b *bolt.Bucket) error {
+	var last []byte
+	lookup := b.Cursor()
+	return b.ForEach(func(key, value []byte) error {
+		if value == nil {
+			return fmt.Errorf("bucket %q has a bucket inside", name)
+		}
+		if last != nil && bytes.Compare(last, key) >= 0 {
+			return fmt.Errorf("bucket %q is not in order", name)
+		}
+		if found, _ := lookup.Seek(key); !bytes.Equal(found, key) {
+			return fmt.Errorf("bucket %q has a key that is not found", name)
+		}
+		last = key
+		return nil
 	})
 }
 

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/kv/etcd"
+	bolt "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -140,7 +143,13 @@ func start(ctx context.Context, dir string, listen *url.URL, log *slog.Logger) (
 	return &member{etcd: e, bridge: bridge, lock: lock}, nil
 }
 
+// damaged says what to do about a start that failed. Files that cannot be reached, and addresses that are taken, are
+// no damage.
 func damaged(dir string, err error) error {
+	var network *net.OpError
+	if errors.As(err, &network) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, bolt.ErrTimeout) {
+		return fmt.Errorf("start in the data directory %s: %w", dir, err)
+	}
 	return fmt.Errorf("the data directory %s is damaged or was not made by this program: restore it from a backup, "+
 		"or move it away to start empty: %w", dir, err)
 }
@@ -172,6 +181,12 @@ func config(dir string, listen *url.URL, logger *zap.Logger) *embed.Config {
 }
 
 func (m *member) close() error {
+	select {
+	case <-m.bridge.failed:
+		// Stopping would wait for the part that has failed. The lock stays until the process ends.
+		return fmt.Errorf("embedded etcd was not stopped, because it had failed: %w", m.bridge.failure())
+	default:
+	}
 	m.bridge.stopping()
 	m.etcd.Close()
 	if err := m.lock.Close(); err != nil {
@@ -191,12 +206,25 @@ type store struct {
 
 var errClosed = fmt.Errorf("%w: the embedded etcd is closed", kv.ErrUnavailable)
 
+// usable fails if the member is no more. The caller holds mu.
+func (s *store) usable() error {
+	if s.closed {
+		return errClosed
+	}
+	select {
+	case <-s.member.bridge.failed:
+		return fmt.Errorf("%w: %w", kv.ErrUnavailable, s.member.bridge.failure())
+	default:
+		return nil
+	}
+}
+
 // Get implements kv.Store.
 func (s *store) Get(ctx context.Context, key string) (kv.Entry, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return kv.Entry{}, errClosed
+	if err := s.usable(); err != nil {
+		return kv.Entry{}, err
 	}
 	return s.inner.Get(ctx, key)
 }
@@ -205,8 +233,8 @@ func (s *store) Get(ctx context.Context, key string) (kv.Entry, error) {
 func (s *store) List(ctx context.Context, prefix string) ([]kv.Entry, int64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return nil, 0, errClosed
+	if err := s.usable(); err != nil {
+		return nil, 0, err
 	}
 	return s.inner.List(ctx, prefix)
 }
@@ -215,8 +243,8 @@ func (s *store) List(ctx context.Context, prefix string) ([]kv.Entry, int64, err
 func (s *store) Commit(ctx context.Context, ops ...kv.Op) (int64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return 0, errClosed
+	if err := s.usable(); err != nil {
+		return 0, err
 	}
 	return s.inner.Commit(ctx, ops...)
 }
@@ -225,8 +253,8 @@ func (s *store) Commit(ctx context.Context, ops ...kv.Op) (int64, error) {
 func (s *store) Watch(ctx context.Context, prefix string, after int64) <-chan kv.Batch {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return kv.Deliver(ctx, func(func(kv.Batch) bool) error { return errClosed })
+	if err := s.usable(); err != nil {
+		return kv.Deliver(ctx, func(func(kv.Batch) bool) error { return err })
 	}
 	return s.inner.Watch(ctx, prefix, after)
 }
@@ -235,8 +263,8 @@ func (s *store) Watch(ctx context.Context, prefix string, after int64) <-chan kv
 func (s *store) Revision(ctx context.Context) (int64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.closed {
-		return 0, errClosed
+	if err := s.usable(); err != nil {
+		return 0, err
 	}
 	return s.inner.Revision(ctx)
 }

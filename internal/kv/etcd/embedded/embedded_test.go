@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,6 +112,22 @@ func TestServeOnlyOnLoopback(t *testing.T) {
 			s.Close()
 		}
 	}
+}
+
+func TestATakenAddressIsNoDamage(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if s, err := embedded.Serve(t.Context(), dir, l.Addr().String(), logger(t)); err == nil {
+		s.Close()
+		t.Error("Serve at a taken address succeeds")
+	} else if strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("Serve at a taken address = %v", err)
+	}
+	closeStore(t, open(t, dir))
 }
 
 // edit rewrites a file.

@@ -1,0 +1,153 @@
+// Command lanyard-agent hands out credentials to the pods of its node: it is the EKS Pod Identity Agent, with the same
+// flags, for any cluster and for AWS's EKS Auth as well as Lanyard's.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lanyard-id/lanyard/internal/agent"
+)
+
+const usage = `usage: lanyard-agent COMMAND [FLAGS]
+
+  server      serve credentials to the pods of this node
+  initialize  give this node the link-local addresses of the agent
+  version     print the version
+
+Run "lanyard-agent COMMAND -h" for the flags of a command.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2) // what is wrong has been printed with the usage
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "lanyard-agent:", err)
+		os.Exit(1)
+	}
+}
+
+// errUsage is returned after the usage has been printed.
+var errUsage = errors.New("usage")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return errUsage
+	}
+	switch args[0] {
+	case "server":
+		c, err := parseServer(args[1:], stderr)
+		if err != nil {
+			return err
+		}
+		return serve(ctx, c, stdout)
+	case "initialize":
+		return errors.New("initialize is not there yet: add " + agent.LinkLocalIPv4 + "/32 and " + agent.LinkLocalIPv6 +
+			`/128 to an interface of the node, such as with "ip address add ` + agent.LinkLocalIPv4 + `/32 dev lo"`)
+	case "version":
+		fmt.Fprintln(stdout, version())
+		return nil
+	case "help", "-h", "--help":
+		fmt.Fprint(stdout, usage)
+		return nil
+	}
+	fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
+	return errUsage
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// serverConfig is what the flags of the server command say.
+type serverConfig struct {
+	cluster           string
+	port, probePort   uint16
+	metricsAddress    string
+	metricsPort       uint16
+	bindHosts         []string // empty: both link-local addresses, of which IPv6 may be missing
+	retain            time.Duration
+	cacheSize         int
+	perSecond         int
+	rotateCredentials bool
+	endpoint          string
+	verbosity         string
+}
+
+func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
+	c := &serverConfig{port: 80, probePort: 2703, metricsPort: 2705}
+	flags := flag.NewFlagSet("server", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	port := func(into *uint16, what string, names ...string) {
+		for _, name := range names {
+			flags.Func(name, fmt.Sprintf("%s (default %d)", what, *into), func(s string) error {
+				n, err := strconv.ParseUint(s, 10, 16)
+				if err != nil {
+					return errors.New("not a port")
+				}
+				*into = uint16(n)
+				return nil
+			})
+		}
+	}
+	for _, name := range []string{"c", "cluster-name"} {
+		flags.StringVar(&c.cluster, name, "", "`name` of the cluster that the node is in (required)")
+	}
+	port(&c.port, "`port` for the pods", "p", "port")
+	port(&c.probePort, "`port` on localhost for probes", "probe-port")
+	flags.StringVar(&c.metricsAddress, "metrics-address", "0.0.0.0", "`address` for metrics")
+	port(&c.metricsPort, "`port` for metrics", "metrics-port")
+	for _, name := range []string{"b", "bind-hosts"} {
+		flags.Func(name, "`address` for the pods; may be given more than once (default both link-local addresses)", func(s string) error {
+			c.bindHosts = append(c.bindHosts, strings.Trim(s, "[]"))
+			return nil
+		})
+	}
+	flags.DurationVar(&c.retain, "max-credential-retention-before-renewal", 3*time.Hour, "`age` at which credentials are renewed; 0 keeps none")
+	flags.IntVar(&c.cacheSize, "max-cache-size", 2000, "`number` of tokens whose credentials are kept; 0 keeps none")
+	flags.IntVar(&c.perSecond, "max-service-qps", 3, "`number` of renewals in a second")
+	flags.BoolVar(&c.rotateCredentials, "rotate-credentials", false, "read the agent's own credentials anew every minute")
+	flags.StringVar(&c.endpoint, "endpoint", "", "`URL` of EKS Auth (default AWS's in the region)")
+	for _, name := range []string{"v", "verbosity"} {
+		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
+	}
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, errUsage
+	}
+	switch {
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case c.cluster == "":
+		return nil, errors.New("--cluster-name is required")
+	case c.cacheSize < 0 || c.retain < 0:
+		return nil, errors.New("--max-cache-size and --max-credential-retention-before-renewal must not be negative")
+	case c.perSecond <= 0:
+		return nil, errors.New("--max-service-qps must be positive")
+	case c.retain > 0 && float64(c.perSecond)*c.retain.Seconds() < float64(c.cacheSize)/2:
+		return nil, fmt.Errorf("%d renewals a second cannot keep %d credentials fresh for %s: raise --max-service-qps or lower --max-cache-size",
+			c.perSecond, c.cacheSize, c.retain)
+	}
+	return c, nil
+}
