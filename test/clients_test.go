@@ -66,7 +66,7 @@ func TestUnmodifiedClients(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the clients are not installed (run make e2e, or test/clients/install.sh): %v", err)
 	}
-	s := startDev(t, t.TempDir())
+	s := startDev(t, dataDir(t))
 	for _, c := range clients(dir) {
 		for _, way := range []struct{ via, serviceAccount, role string }{
 			{"irsa", "my-sa", "dev-my-sa"},
@@ -133,7 +133,7 @@ func TestAWSCLIOnBuckets(t *testing.T) {
 	if _, err := os.Stat(cli); err != nil {
 		leftOut(t, "the AWS CLI is not installed")
 	}
-	s := startDev(t, t.TempDir())
+	s := startDev(t, dataDir(t))
 	work := t.TempDir()
 	script := `set -eux
 aws=$1

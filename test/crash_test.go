@@ -15,7 +15,7 @@ import (
 // A thousand associations are being created when the server is killed: what was acknowledged is there afterwards, once, and a
 // session that was minted before is still good.
 func TestKillDuringCreates(t *testing.T) {
-	dir := t.TempDir()
+	dir := dataDir(t)
 	s := startDev(t, dir)
 	session, err := s.webIdentity("dev-my-sa", "dev", "default", "my-sa")
 	if err != nil {

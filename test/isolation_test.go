@@ -25,7 +25,7 @@ func (s *server) webIdentity(role, cluster, namespace, serviceAccount string) (*
 }
 
 func TestARoleIsForItsServiceAccountOnly(t *testing.T) {
-	s := startDev(t, t.TempDir())
+	s := startDev(t, dataDir(t))
 	s.must("cluster", "register", "twin")
 	s.must("irsa", "create", "--cluster", "twin", "-n", "default", "-s", "my-sa", "--role-name", "twin-my-sa")
 	for _, c := range []struct {
@@ -65,7 +65,7 @@ func wantError(t *testing.T, err error, code, message string) {
 
 // One role, one policy with a session tag in it: each namespace has its own prefix, and no other.
 func TestSessionTagsReachPolicies(t *testing.T) {
-	s := startDev(t, t.TempDir())
+	s := startDev(t, dataDir(t))
 	role := "arn:aws:iam::" + account + ":role/dev-s3-sa"
 	for _, namespace := range []string{"team-a", "team-b"} {
 		s.must("association", "create", "-n", namespace, "-s", "app", "--role-arn", role)

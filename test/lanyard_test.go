@@ -169,3 +169,6 @@ func (s *server) waitFor(log io.Reader, text string) string {
 	s.t.Fatalf("the program ended before it wrote %q", text)
 	return ""
 }
+
+// dataDir returns a path for a server's state that is not there yet: the server makes it, for itself alone.
+func dataDir(t testing.TB) string { return filepath.Join(t.TempDir(), "data") }

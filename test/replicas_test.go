@@ -36,20 +36,17 @@ func startServers(t testing.TB) (a, b *server) {
 	if err := os.WriteFile(key, []byte(strings.Repeat("5a", 32)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a, root := startServer(t, etcd.Endpoint, key)
-	b, _ = startServer(t, etcd.Endpoint, key)
-	fields := strings.Fields(root)
-	if len(fields) != 2 {
-		t.Fatalf("the first server's root key is %q", root)
-	}
-	for _, s := range []*server{a, b} {
-		s.env["AWS_ACCESS_KEY_ID"], s.env["AWS_SECRET_ACCESS_KEY"] = fields[0], fields[1]
+	settings := fmt.Sprintf("etcd: {endpoints: [%s]}\nmasterKeyFile: %s\n", etcd.Endpoint, key)
+	a, b = startServer(t, settings), startServer(t, settings)
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+		b.env[name] = a.env[name]
 	}
 	return a, b
 }
 
-// startServer runs one lanyard-server until the test ends. root is the content of its root key file, if it made the account.
-func startServer(t testing.TB, etcd, key string) (s *server, root string) {
+// startServer runs one lanyard-server, with settings besides those that every server has here, until the test ends. If it made the
+// account, it is returned as its root.
+func startServer(t testing.TB, settings string) *server {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
 	file := filepath.Join(t.TempDir(), "server.yaml")
@@ -58,10 +55,8 @@ dataDir: %s
 issuerURL: https://issuer.test
 listen: 127.0.0.1:0
 listenProbes: 127.0.0.1:0
-etcd: {endpoints: [%s]}
-masterKeyFile: %s
 log: {level: info, format: text}
-`, dir, etcd, key)
+%s`, dir, settings)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -74,15 +69,23 @@ log: {level: info, format: text}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s = &server{t: t, dir: dir, cmd: cmd}
+	s := &server{t: t, dir: dir, cmd: cmd}
 	t.Cleanup(s.kill)
 	address := s.waitFor(stderr, "msg=listening server=http address=")
 	s.env = map[string]string{"AWS_ENDPOINT_URL": "http://" + address, "AWS_ENDPOINT_URL_STS": "http://" + address, "AWS_REGION": "us-east-1"}
-	text, err := os.ReadFile(filepath.Join(dir, "root.key"))
-	if err != nil && !os.IsNotExist(err) {
+	root, err := os.ReadFile(filepath.Join(dir, "root.key"))
+	if os.IsNotExist(err) {
+		return s
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s, string(text)
+	fields := strings.Fields(string(root))
+	if len(fields) != 2 {
+		t.Fatalf("the root key is %q", root)
+	}
+	s.env["AWS_ACCESS_KEY_ID"], s.env["AWS_SECRET_ACCESS_KEY"] = fields[0], fields[1]
+	return s
 }
 
 // Two servers over one etcd: what one writes, the other serves; what one mints, the other honours; what one deletes is gone at both.

@@ -30,7 +30,7 @@ type config struct {
 	Listen string `yaml:"listen"`
 	// ListenTLS is the address for HTTPS; empty for none.
 	ListenTLS string `yaml:"listenTLS"`
-	// ListenProbes is the address of /healthz and /readyz.
+	// ListenProbes is the address of /healthz and /readyz; empty for none.
 	ListenProbes string `yaml:"listenProbes"`
 	// TLS names the certificate for HTTPS, in PEM; it is read again when it changes.
 	TLS struct {

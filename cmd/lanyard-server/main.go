@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -65,6 +66,9 @@ func run(ctx context.Context, file string) (err error) {
 	if err != nil {
 		return err
 	}
+	if closer, ok := objects.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
+	}
 	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
 	if err != nil {
 		return err
@@ -85,15 +89,11 @@ func run(ctx context.Context, file string) (err error) {
 	if err != nil {
 		return err
 	}
-	root, err := plane.Start(background)
-	if err != nil {
-		return err
-	}
-	if root != nil {
-		if err := dir.WriteRootKey(*root); err != nil {
-			return err
+	if err := plane.Start(background, dir); err != nil {
+		for _, s := range servers {
+			err = errors.Join(err, s.Close())
 		}
-		log.Info("root key made", "account", c.Account, "file", dir.Path("root.key"))
+		return err
 	}
 	for _, s := range servers {
 		log.Info("listening", "server", s.Name, "address", s.Addr())
@@ -158,7 +158,9 @@ func listen(c config, plane *controlplane.ControlPlane, log *slog.Logger) (serve
 		}
 		servers = append(servers, &daemon.Server{Name: "https", Address: c.ListenTLS, Handler: plane.Handler(), TLS: tls})
 	}
-	servers = append(servers, &daemon.Server{Name: "probes", Address: c.ListenProbes, Handler: probes(plane)})
+	if c.ListenProbes != "" {
+		servers = append(servers, &daemon.Server{Name: "probes", Address: c.ListenProbes, Handler: probes(plane)})
+	}
 	for i, s := range servers {
 		if err := s.Listen(); err != nil {
 			for _, bound := range servers[:i] {

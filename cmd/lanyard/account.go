@@ -4,23 +4,20 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/spf13/cobra"
 )
 
 // accountView is an account as Lanyard's API shows it.
 type accountView struct {
-	ID        string  `json:"id"`
-	Name      string  `json:"name"`
-	ARN       string  `json:"arn"`
-	CreatedAt float64 `json:"createdAt"` // seconds since 1970
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	ARN       string `json:"arn"`
+	CreatedAt epoch  `json:"createdAt"`
 }
 
 func newAccountCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{Use: "account", Short: "Create and list accounts"}
-	cmd.AddCommand(newAccountCreate(c), newAccountList(c))
-	return cmd
+	return group("account", "Create and list accounts", newAccountCreate(c), newAccountList(c))
 }
 
 func newAccountCreate(c *cli) *cobra.Command {
@@ -85,8 +82,7 @@ func newAccountList(c *cli) *cobra.Command {
 			}
 			rows := [][]string{{"ID", "NAME", "AGE"}}
 			for _, a := range accounts {
-				created := time.UnixMilli(int64(a.CreatedAt * 1000))
-				rows = append(rows, []string{a.ID, a.Name, age(&created)})
+				rows = append(rows, []string{a.ID, a.Name, age(&a.CreatedAt.Time)})
 			}
 			return c.print(accounts, rows)
 		},

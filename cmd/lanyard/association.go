@@ -47,17 +47,13 @@ func (c *cli) printAssociation(v associationView) error {
 	return c.printFields(v, [][2]string{
 		{"ID", v.ID}, {"ARN", v.ARN}, {"Cluster", v.Cluster}, {"Namespace", v.Namespace}, {"Service account", v.ServiceAccount}, {"Role", v.RoleARN},
 		{"Target role", v.TargetRoleARN}, {"External ID", v.ExternalID}, {"Session tags", tags}, {"Policy", v.Policy}, {"Owner", v.OwnerARN},
-		{"Age", age(v.CreatedAt)},
+		{"Age", age(v.CreatedAt)}, {"Tags", pairs(v.Tags)},
 	})
 }
 
 func newAssociationCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "association",
-		Short: "Keep pod identity associations: which service account gets which role",
-	}
-	cmd.AddCommand(newAssociationCreate(c), newAssociationList(c), newAssociationDescribe(c), newAssociationUpdate(c), newAssociationDelete(c))
-	return cmd
+	return group("association", "Keep pod identity associations: which service account gets which role",
+		newAssociationCreate(c), newAssociationList(c), newAssociationDescribe(c), newAssociationUpdate(c), newAssociationDelete(c))
 }
 
 // subject is a service account of a cluster, from the usual flags.
@@ -326,6 +322,8 @@ func explainAssociation(err error, role string) error {
 		return withHint(err, "change the association that is there with `lanyard association update`")
 	case errors.As(err, &bad) && strings.Contains(bad.ErrorMessage(), "Trust policy"):
 		return withHint(err, "the trust policy of %s must allow the service pods.eks.amazonaws.com both sts:AssumeRole and sts:TagSession", role)
+	case errors.As(err, &bad) && strings.Contains(bad.ErrorMessage(), "Role provided in the request does not exist"):
+		return withHint(err, "make the role first: its trust policy must allow the service pods.eks.amazonaws.com both sts:AssumeRole and sts:TagSession")
 	}
 	return err
 }

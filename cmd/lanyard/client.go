@@ -41,13 +41,17 @@ func (c *cli) aws(ctx context.Context) (aws.Config, error) {
 	if cfg.Region == "" {
 		return cfg, withHint(errors.New("no region is set"), "give --region, or set AWS_REGION")
 	}
+	if c.endpoint != "" {
+		// The clients look here for endpoints of single services, which would go before the flag.
+		cfg.ConfigSources = nil
+	}
 	return cfg, nil
 }
 
-// serviceEndpoint returns the URL of a service for requests that are made without the SDK: the service's own variable,
-// then the base endpoint.
+// serviceEndpoint returns the URL of a service for requests that are made without the SDK: the flag's, that of the
+// service's own variable, or the base endpoint.
 func serviceEndpoint(cfg aws.Config, variable string) string {
-	if v := os.Getenv(variable); v != "" {
+	if v := os.Getenv(variable); v != "" && cfg.ConfigSources != nil {
 		return v
 	}
 	return aws.ToString(cfg.BaseEndpoint)
@@ -101,9 +105,11 @@ func lanyardAPI(ctx context.Context, cfg aws.Config, method, path string, in, ou
 	if reply.StatusCode >= 300 {
 		var message struct{ Message string }
 		if err := json.Unmarshal(data, &message); err != nil {
-			return fmt.Errorf("%s %s answers %s, which Lanyard does not: %w", method, r.URL, reply.Status, err)
+			return withHint(fmt.Errorf("%s %s answers %s, but not as Lanyard does: %w", method, r.URL, reply.Status, err), "is AWS_ENDPOINT_URL Lanyard's address?")
 		}
-		return &smithy.GenericAPIError{Code: reply.Header.Get("X-Amzn-ErrorType"), Message: message.Message}
+		return &smithy.OperationError{ServiceID: "Lanyard", OperationName: method + " " + path, Err: &smithy.GenericAPIError{
+			Code: reply.Header.Get("X-Amzn-ErrorType"), Message: message.Message,
+		}}
 	}
 	if out == nil {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/eks"
-	"github.com/aws/aws-sdk-go-v2/service/eks/types"
+	"github.com/aws/smithy-go"
 	"github.com/spf13/cobra"
 )
 
@@ -24,9 +24,9 @@ type registration struct {
 // registered is what RegisterCluster answers.
 type registered struct {
 	Cluster struct {
-		Name     string `json:"name"`
-		ARN      string `json:"arn"`
-		Identity struct {
+		clusterView
+		CreatedAt epoch `json:"createdAt"`
+		Identity  struct {
 			OIDC struct {
 				Issuer string `json:"issuer"`
 			} `json:"oidc"`
@@ -35,9 +35,8 @@ type registered struct {
 }
 
 func newClusterCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Register, list, describe and delete clusters"}
-	cmd.AddCommand(newClusterRegister(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
-	return cmd
+	return group("cluster", "Register, list, describe and delete clusters",
+		newClusterRegister(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
 }
 
 func newClusterRegister(c *cli) *cobra.Command {
@@ -71,11 +70,11 @@ With --issuer, the cluster signs its own tokens; its public keys are given with 
 			}
 			var out registered
 			if err := lanyardAPI(cmd.Context(), cfg, http.MethodPost, "/lanyard/clusters", r, &out); err != nil {
-				return fmt.Errorf("register cluster %s: %w", r.Name, err)
+				return explainCluster(err, r.Name, "register")
 			}
-			return c.printFields(out.Cluster, [][2]string{
-				{"Name", out.Cluster.Name}, {"ARN", out.Cluster.ARN}, {"Issuer", out.Cluster.Identity.OIDC.Issuer},
-			})
+			v := out.Cluster.clusterView
+			v.Issuer, v.CreatedAt = out.Cluster.Identity.OIDC.Issuer, &out.Cluster.CreatedAt.Time
+			return c.printCluster(v)
 		},
 	}
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "URL of the cluster's own issuer")
@@ -120,9 +119,10 @@ func newClusterList(c *cli) *cobra.Command {
 
 func newClusterDescribe(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:   "describe NAME",
-		Short: "Describe a cluster",
-		Args:  cobra.ExactArgs(1),
+		Use:               "describe NAME",
+		Short:             "Describe a cluster",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.aws(cmd.Context())
 			if err != nil {
@@ -132,18 +132,17 @@ func newClusterDescribe(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.printFields(v, [][2]string{
-				{"Name", v.Name}, {"ARN", v.ARN}, {"Status", v.Status}, {"Version", v.Version}, {"Issuer", v.Issuer}, {"Age", age(v.CreatedAt)},
-			})
+			return c.printCluster(v)
 		},
 	}
 }
 
 func newClusterDelete(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:   "delete NAME",
-		Short: "Delete a cluster, its associations, and its issuer if Lanyard hosts it",
-		Args:  cobra.ExactArgs(1),
+		Use:               "delete NAME",
+		Short:             "Delete a cluster, its associations, and its issuer if Lanyard hosts it",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.aws(cmd.Context())
 			if err != nil {
@@ -169,6 +168,13 @@ type clusterView struct {
 	Tags      map[string]string `json:"tags,omitempty"`
 }
 
+func (c *cli) printCluster(v clusterView) error {
+	return c.printFields(v, [][2]string{
+		{"Name", v.Name}, {"ARN", v.ARN}, {"Status", v.Status}, {"Version", v.Version}, {"Issuer", v.Issuer}, {"Age", age(v.CreatedAt)},
+		{"Tags", pairs(v.Tags)},
+	})
+}
+
 func describeCluster(ctx context.Context, client *eks.Client, name string) (clusterView, error) {
 	out, err := client.DescribeCluster(ctx, &eks.DescribeClusterInput{Name: &name})
 	if err != nil {
@@ -186,8 +192,13 @@ func describeCluster(ctx context.Context, client *eks.Client, name string) (clus
 
 func explainCluster(err error, name, verb string) error {
 	wrapped := fmt.Errorf("%s cluster %s: %w", verb, name, err)
-	if missing := (*types.ResourceNotFoundException)(nil); errors.As(err, &missing) {
-		return withHint(wrapped, "list the clusters with `lanyard cluster list`, or register this one with `lanyard cluster register %s`", name)
+	if api := smithy.APIError(nil); errors.As(err, &api) {
+		switch api.ErrorCode() {
+		case "ResourceNotFoundException":
+			return withHint(wrapped, "list the clusters with `lanyard cluster list`, or register this one with `lanyard cluster register %s`", name)
+		case "ResourceInUseException":
+			return withHint(wrapped, "see what is there with `lanyard cluster list`, or take another name")
+		}
 	}
 	return wrapped
 }

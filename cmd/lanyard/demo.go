@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -91,7 +92,7 @@ type demoStep struct {
 	check func(podReport) error
 }
 
-func demo(ctx context.Context, c *cli) error {
+func demo(ctx context.Context, c *cli) (err error) {
 	dir, err := os.MkdirTemp("", "lanyard-demo-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the demo: %w", err)
@@ -101,17 +102,15 @@ func demo(ctx context.Context, c *cli) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	begun := time.Now()
 	const account, region = "111122223333", "us-east-1"
 	s, err := startDev(ctx, devConfig{
 		listen: "127.0.0.1:0", listenTLS: "127.0.0.1:0", dir: dir, account: account, region: region, log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		cancel()
 		return err
 	}
-	defer func() { cancel(); <-s.stopped }()
+	defer func() { err = errors.Join(err, s.stop()) }()
 	fmt.Fprintf(c.out, "Lanyard answers at %s after %d ms, with a cluster, two roles, an association and three buckets.\n\n", s.endpoint, time.Since(begun).Milliseconds())
 
 	environment := append(withoutAWS(os.Environ()), s.environment(region)...)
@@ -137,9 +136,9 @@ func demo(ctx context.Context, c *cli) error {
 			return err
 		}
 	}
-	style := plainStyle
-	if f, ok := c.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
-		style = colourStyle
+	ok, fail := "ok  ", "FAIL"
+	if f, isFile := c.out.(*os.File); isFile && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
+		ok, fail = "\x1b[32mok  \x1b[0m", "\x1b[31mFAIL\x1b[0m"
 	}
 	failed := 0
 	for _, step := range demoSteps(account) {
@@ -155,10 +154,10 @@ func demo(ctx context.Context, c *cli) error {
 		}
 		if err != nil {
 			failed++
-			fmt.Fprintf(c.out, "%s  %s\n      %v\n", style.fail, step.title, err)
+			fmt.Fprintf(c.out, "%s  %s\n      %v\n", fail, step.title, err)
 			continue
 		}
-		fmt.Fprintf(c.out, "%s  %s\n", style.ok, step.title)
+		fmt.Fprintf(c.out, "%s  %s\n", ok, step.title)
 		for _, line := range report.lines() {
 			fmt.Fprintf(c.out, "      %s\n", line)
 		}
@@ -170,13 +169,6 @@ func demo(ctx context.Context, c *cli) error {
 	return nil
 }
 
-var (
-	plainStyle  = demoStyle{"ok  ", "FAIL"}
-	colourStyle = demoStyle{"\x1b[32mok  \x1b[0m", "\x1b[31mFAIL\x1b[0m"}
-)
-
-type demoStyle struct{ ok, fail string }
-
 // lines is the report for people.
 func (r podReport) lines() []string {
 	var lines []string
@@ -186,23 +178,13 @@ func (r podReport) lines() []string {
 	if len(r.Buckets) > 0 {
 		lines = append(lines, "it sees "+strings.Join(r.Buckets, ", "))
 	}
-	for _, o := range slices.Sorted(mapKeys(r.Objects)) {
+	for _, o := range slices.Sorted(maps.Keys(r.Objects)) {
 		lines = append(lines, o+": "+sdkMessage(r.Objects[o]))
 	}
 	if r.Error != "" {
 		lines = append(lines, sdkMessage(r.Error))
 	}
 	return lines
-}
-
-func mapKeys(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // sdkMessage is the end of an SDK's chain of errors: the service's own words.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +41,14 @@ type devServer struct {
 	endpoint string // http://…, all APIs
 	issuer   string // https://…, the same and the issuers
 	root     sigv4.Credentials
+	cancel   context.CancelFunc
 	stopped  chan error // receives once, when the server has stopped
+}
+
+// stop stops the server and waits until it has.
+func (s *devServer) stop() error {
+	s.cancel()
+	return <-s.stopped
 }
 
 func newDevCommand(c *cli) *cobra.Command {
@@ -65,9 +75,11 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 			if c.region != "" {
 				d.region = c.region
 			}
-			ctx, cancel := context.WithCancel(cmd.Context())
-			defer cancel()
-			s, err := startDev(ctx, d)
+			s, err := startDev(cmd.Context(), d)
+			if err != nil && cmd.Context().Err() != nil {
+				log.Info("stopped before it was ready", "err", err)
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -87,6 +99,18 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 	return cmd
 }
 
+// closers are what has been opened, in this order.
+type closers []func() error
+
+// close closes in reverse order.
+func (c closers) close() error {
+	var errs []error
+	for _, f := range slices.Backward(c) {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
 // startDev returns once everything answers. The server stops when ctx ends.
 func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	if !arn.ValidAccountID(d.account) {
@@ -100,33 +124,31 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var opened []func() error // closed in reverse order, at the stop or when the start fails
-	closeAll := func() error {
-		var errs []error
-		for i := len(opened) - 1; i >= 0; i-- {
-			errs = append(errs, opened[i]())
-		}
-		return errors.Join(errs...)
-	}
+	var opened closers
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, closeAll())
+			err = errors.Join(err, opened.close())
 		}
 	}()
-
 	plain := &daemon.Server{Name: "http", Address: d.listen}
 	secure := &daemon.Server{Name: "https", Address: d.listenTLS}
 	for _, s := range []*daemon.Server{plain, secure} {
-		if err := s.Listen(); err != nil {
+		if err := s.Listen(); errors.Is(err, syscall.EADDRINUSE) {
 			return nil, withHint(err, "another dev server may be running; choose free addresses with --listen and --listen-tls")
+		} else if err != nil {
+			return nil, withHint(err, "give --listen and --listen-tls addresses of this machine, as HOST:PORT")
 		}
 		opened = append(opened, s.Close)
+	}
+	issuerHost, err := issuerAddress(d.listenTLS, secure.Addr())
+	if err != nil {
+		return nil, err
 	}
 	key, err := dir.MasterKey()
 	if err != nil {
 		return nil, err
 	}
-	ca, err := localca.Open(d.dir, time.Now())
+	ca, err := openCA(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -139,12 +161,17 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if c, ok := objects.(io.Closer); ok {
+		opened = append(opened, c.Close)
+	}
 	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
 	if err != nil {
 		return nil, err
 	}
 	opened = append(opened, trail.Close)
-	s := &devServer{dir: dir, endpoint: "http://" + plain.Addr(), issuer: "https://" + secure.Addr(), stopped: make(chan error, 1)}
+	s := &devServer{
+		dir: dir, endpoint: "http://" + reachable(d.listen, plain.Addr()), issuer: "https://" + issuerHost, stopped: make(chan error, 1),
+	}
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: d.region, Account: d.account,
 		IssuerURL: s.issuer, Objects: objects, Audit: trail, Log: d.log,
@@ -152,41 +179,90 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	background, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives the last request
 	opened = append(opened, func() error { stop(); return nil })
-	made, err := plane.Start(running)
-	if err != nil {
+	if err := plane.Start(background, dir); err != nil {
 		return nil, err
-	}
-	if made != nil {
-		if err := dir.WriteRootKey(*made); err != nil {
-			return nil, err
-		}
 	}
 	if s.root, err = dir.RootKey(); err != nil {
 		return nil, err
-	}
-	if account, ok := arn.AccountOfID(s.root.AccessKeyID); !ok || account != d.account {
-		return nil, withHint(fmt.Errorf("%s belongs to account %s, not %s", dir.Path("root.key"), account, d.account),
-			"start with --account-id %s, or use another --data-dir", account)
 	}
 	plain.Handler, secure.Handler = plane.Handler(), plane.Handler()
 	secure.TLS = ca.TLS(servedHost(d.listenTLS))
 	if err := s.writeEnvironment(d.region, ca); err != nil {
 		return nil, err
 	}
-	// The listeners are the running servers' from here on.
-	opened = opened[2:]
+	if !onLoopback(plain.Addr()) {
+		d.log.Warn("plain HTTP is served beyond this machine: whoever sees the traffic can read what is answered, secrets too", "address", plain.Addr())
+	}
+	ctx, s.cancel = context.WithCancel(ctx)
+	running := opened[2:] // the listeners are the servers' from here on
+	opened = nil
 	go func() {
 		err := daemon.Serve(ctx, d.log, plain, secure)
-		s.stopped <- errors.Join(err, closeAll())
+		s.stopped <- errors.Join(err, running.close())
 	}()
 	if !d.empty {
 		if err := s.seedOnce(ctx, d.region); err != nil {
-			return nil, fmt.Errorf("make the samples: %w", err)
+			return nil, errors.Join(fmt.Errorf("make the samples: %w", err), s.stop())
 		}
 	}
 	return s, nil
+}
+
+// openCA reads the authority that vouches for the server, and makes it at the first start.
+func openCA(dir controlplane.Directory) (*localca.CA, error) {
+	const name = "ca-key.pem"
+	text, err := dir.Keep(name, func() ([]byte, error) {
+		ca, err := localca.New(time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return ca.Marshal()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the local CA: %w", err)
+	}
+	ca, err := localca.Parse(text)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("read %s: %w", dir.Path(name), err), "restore the file from a backup, or remove it: what trusts the old CA must then trust a new one")
+	}
+	return ca, nil
+}
+
+// reachable returns where a server that listens at an address is reached from this machine: at the name that was given, if any,
+// with the port that it got.
+func reachable(address, bound string) string {
+	host, _, _ := net.SplitHostPort(address) // the address has been listened at
+	_, port, _ := net.SplitHostPort(bound)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// issuerAddress is where the hosted issuers are: STS and IAM take no provider whose URL has an IPv6 address, so that they need a name.
+func issuerAddress(address, bound string) (string, error) {
+	host, port, err := net.SplitHostPort(reachable(address, bound))
+	if err != nil {
+		return "", fmt.Errorf("read the address for HTTPS: %w", err)
+	}
+	ip := net.ParseIP(host)
+	switch {
+	case ip == nil || ip.To4() != nil:
+	case ip.IsLoopback():
+		host = "localhost"
+	default:
+		return "", withHint(fmt.Errorf("issuers cannot be served at %s: IAM takes no identity provider whose URL has an IPv6 address", address),
+			"give --listen-tls a name that has this address, as NAME:PORT")
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func onLoopback(bound string) bool {
+	host, _, _ := net.SplitHostPort(bound)
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }
 
 // servedHost accepts the names of this machine that the address stands for, and AWS's own names: clients that are
@@ -204,13 +280,12 @@ func servedHost(address string) func(string) bool {
 	}
 }
 
-// systemRoots are the places where Linux distributions and macOS keep the trusted roots in one file.
-var systemRoots = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"}
-
 // bundle returns the system's roots together with further certificates: to the SDKs, a bundle replaces the system's.
 func bundle(more ...[]byte) ([]byte, error) {
 	var all []byte
-	for _, path := range systemRoots {
+	for _, path := range []string{ // where Linux distributions and macOS keep them in one file
+		"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+	} {
 		roots, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -233,6 +308,9 @@ func (s *devServer) writeEnvironment(region string, ca *localca.CA) error {
 		return err
 	}
 	if err := s.dir.Write("ca-bundle.pem", roots); err != nil {
+		return err
+	}
+	if err := s.dir.Write("ca.pem", ca.PEM()); err != nil {
 		return err
 	}
 	lines := []string{"# Points AWS's tools at this Lanyard: source it."}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,10 +16,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/spf13/cobra"
+
+	"github.com/lanyard-id/lanyard/arn"
 )
 
 // stsAudience is the audience of the tokens that STS takes for IRSA.
 const stsAudience = "sts.amazonaws.com"
+
+// maxRoleName is how many characters a role's name may have (IAM User Guide, "IAM and AWS STS quotas").
+const maxRoleName = 64
 
 // rolePlan is a role for one service account by web identity.
 type rolePlan struct {
@@ -37,13 +43,13 @@ type rolePlanned struct {
 }
 
 func newIRSACommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{Use: "irsa", Short: "Give service accounts roles by web identity (IAM roles for service accounts)"}
 	var p rolePlan
 	create := &cobra.Command{
 		Use:   "create -n NAMESPACE -s SERVICE_ACCOUNT [--policy-arn ARN]…",
 		Short: "Make the provider, the role with its trust policy, and the role's policies, in one step",
 		Long: `Make what IRSA needs for one service account: the OIDC provider of the cluster's issuer unless it is there, and a role that trusts this service
-account and no other (conditions on both :sub and :aud), with the policies given. Done twice, it changes nothing.`,
+account and no other (conditions on both :sub and :aud), with the policies given. Done twice, it changes nothing. A role that is there and
+trusts something else is left as it is.`,
 		Example: `  lanyard irsa create --cluster dev -n default -s my-sa --policy-arn arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -64,11 +70,24 @@ account and no other (conditions on both :sub and :aud), with the policies given
 	create.Flags().StringVar(&p.policyFile, "policy", "", "file with an inline policy")
 	create.Flags().StringVar(&p.boundary, "permissions-boundary", "", "managed policy that bounds the role")
 	required(create, "namespace", "service-account")
-	cmd.AddCommand(create)
-	return cmd
+	return group("irsa", "Give service accounts roles by web identity (IAM roles for service accounts)", create)
 }
 
 func createIRSA(ctx context.Context, cfg aws.Config, p rolePlan) (rolePlanned, error) {
+	if p.role == "" {
+		p.role = strings.Join([]string{p.cluster, p.namespace, p.serviceAccount}, "-")
+	}
+	switch {
+	case len(p.role) > maxRoleName:
+		return rolePlanned{}, withHint(fmt.Errorf("the role's name %s has more than %d characters", p.role, maxRoleName), "give a shorter one with --role-name")
+	case strings.ContainsAny(p.namespace+p.serviceAccount, "*?"):
+		return rolePlanned{}, withHint(fmt.Errorf("%s/%s is a pattern: a role by web identity is for one service account", p.namespace, p.serviceAccount),
+			"make one for each, or use `lanyard association create`, which takes patterns")
+	}
+	policy, err := p.policy()
+	if err != nil {
+		return rolePlanned{}, err
+	}
 	cluster, err := describeCluster(ctx, eks.NewFromConfig(cfg), p.cluster)
 	if err != nil {
 		return rolePlanned{}, err
@@ -78,12 +97,9 @@ func createIRSA(ctx context.Context, cfg aws.Config, p rolePlan) (rolePlanned, e
 	if err != nil {
 		return rolePlanned{}, fmt.Errorf("find out the account: %w", err)
 	}
-	provider, err := ensureProvider(ctx, client, value(who.Arn), value(who.Account), cluster.Issuer)
+	provider, err := ensureProvider(ctx, client, value(who.Arn), cluster.Issuer)
 	if err != nil {
 		return rolePlanned{}, err
-	}
-	if p.role == "" {
-		p.role = strings.Join([]string{p.cluster, p.namespace, p.serviceAccount}, "-")
 	}
 	trust, err := irsaTrust(provider, p.namespace, p.serviceAccount)
 	if err != nil {
@@ -98,12 +114,8 @@ func createIRSA(ctx context.Context, cfg aws.Config, p rolePlan) (rolePlanned, e
 			return rolePlanned{}, fmt.Errorf("attach %s to role %s: %w", a, p.role, err)
 		}
 	}
-	if p.policyFile != "" {
-		text, err := os.ReadFile(p.policyFile)
-		if err != nil {
-			return rolePlanned{}, fmt.Errorf("read policy: %w", err)
-		}
-		in := &iam.PutRolePolicyInput{RoleName: &p.role, PolicyName: aws.String("irsa"), PolicyDocument: aws.String(string(text))}
+	if policy != "" {
+		in := &iam.PutRolePolicyInput{RoleName: &p.role, PolicyName: aws.String("irsa"), PolicyDocument: &policy}
 		if _, err := client.PutRolePolicy(ctx, in); err != nil {
 			return rolePlanned{}, fmt.Errorf("put the policy of role %s: %w", p.role, err)
 		}
@@ -111,25 +123,43 @@ func createIRSA(ctx context.Context, cfg aws.Config, p rolePlan) (rolePlanned, e
 	return rolePlanned{RoleARN: role, ProviderARN: provider, Annotation: "eks.amazonaws.com/role-arn: " + role}, nil
 }
 
-// providerARN returns the ARN that the provider of an issuer has in an account; the port is not part of it.
-func providerARN(callerARN, account, issuer string) (string, error) {
-	u, err := url.Parse(issuer)
-	if err != nil || u.Scheme != "https" {
-		return "", withHint(fmt.Errorf("the cluster's issuer %q is not an https URL", issuer), "register the cluster with an issuer that STS can verify")
+// policy reads the inline policy; empty when none was given.
+func (p *rolePlan) policy() (string, error) {
+	if p.policyFile == "" {
+		return "", nil
 	}
-	partition := strings.SplitN(callerARN, ":", 3)[1]
-	return fmt.Sprintf("arn:%s:iam::%s:oidc-provider/%s%s", partition, account, u.Hostname(), u.Path), nil
+	text, err := os.ReadFile(p.policyFile)
+	if err != nil {
+		return "", fmt.Errorf("read policy: %w", err)
+	}
+	return string(text), nil
 }
 
-func ensureProvider(ctx context.Context, client *iam.Client, callerARN, account, issuer string) (string, error) {
-	provider, err := providerARN(callerARN, account, issuer)
+// providerARN returns the ARN that the provider of an issuer has in the caller's account; the port is not part of it.
+func providerARN(caller, issuer string) (string, error) {
+	who, err := arn.Parse(caller)
+	if err != nil {
+		return "", fmt.Errorf("read the caller's ARN: %w", err)
+	}
+	u, err := url.Parse(issuer)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return "", withHint(fmt.Errorf("the cluster's issuer %q is not an https URL", issuer), "register the cluster with an issuer that STS can verify")
+	}
+	return arn.New(who.Partition(), "iam", "", who.Account(), "oidc-provider/"+u.Hostname()+u.EscapedPath()).String(), nil
+}
+
+// ensureProvider makes the provider of an issuer, or lets the one that is there take STS's audience.
+func ensureProvider(ctx context.Context, client *iam.Client, caller, issuer string) (string, error) {
+	provider, err := providerARN(caller, issuer)
 	if err != nil {
 		return "", err
 	}
 	out, err := client.GetOpenIDConnectProvider(ctx, &iam.GetOpenIDConnectProviderInput{OpenIDConnectProviderArn: &provider})
 	if missing := (*types.NoSuchEntityException)(nil); errors.As(err, &missing) {
 		in := &iam.CreateOpenIDConnectProviderInput{Url: &issuer, ClientIDList: []string{stsAudience}}
-		if _, err := client.CreateOpenIDConnectProvider(ctx, in); err != nil {
+		_, err := client.CreateOpenIDConnectProvider(ctx, in)
+		// Somebody may have made it just now.
+		if exists := (*types.EntityAlreadyExistsException)(nil); err != nil && !errors.As(err, &exists) {
 			return "", fmt.Errorf("create the provider of %s: %w", issuer, err)
 		}
 		return provider, nil
@@ -137,10 +167,8 @@ func ensureProvider(ctx context.Context, client *iam.Client, callerARN, account,
 	if err != nil {
 		return "", fmt.Errorf("look up the provider of %s: %w", issuer, err)
 	}
-	for _, id := range out.ClientIDList {
-		if id == stsAudience {
-			return provider, nil
-		}
+	if slices.Contains(out.ClientIDList, stsAudience) {
+		return provider, nil
 	}
 	in := &iam.AddClientIDToOpenIDConnectProviderInput{OpenIDConnectProviderArn: &provider, ClientID: aws.String(stsAudience)}
 	if _, err := client.AddClientIDToOpenIDConnectProvider(ctx, in); err != nil {
@@ -172,7 +200,8 @@ func serviceAccountSubject(namespace, serviceAccount string) string {
 	return "system:serviceaccount:" + namespace + ":" + serviceAccount
 }
 
-// ensureRole makes the role. One of the same name that trusts something else is not touched.
+// ensureRole makes the role. One of the same name that trusts something else is not touched; one that trusts the same gets the
+// permissions boundary, if one is given.
 func ensureRole(ctx context.Context, client *iam.Client, p rolePlan, trust string) (string, error) {
 	in := &iam.CreateRoleInput{
 		RoleName: &p.role, AssumeRolePolicyDocument: &trust,
@@ -199,6 +228,12 @@ func ensureRole(ctx context.Context, client *iam.Client, p rolePlan, trust strin
 	if !sameJSON(document, trust) {
 		return "", withHint(fmt.Errorf("role %s is there and trusts something else", p.role), "choose another name with --role-name, or delete the role first")
 	}
+	if p.boundary != "" && (got.Role.PermissionsBoundary == nil || value(got.Role.PermissionsBoundary.PermissionsBoundaryArn) != p.boundary) {
+		in := &iam.PutRolePermissionsBoundaryInput{RoleName: &p.role, PermissionsBoundary: &p.boundary}
+		if _, err := client.PutRolePermissionsBoundary(ctx, in); err != nil {
+			return "", fmt.Errorf("bound role %s: %w", p.role, err)
+		}
+	}
 	return value(got.Role.Arn), nil
 }
 
@@ -219,7 +254,7 @@ func rolesFor(ctx context.Context, cfg aws.Config, issuer, namespace, serviceAcc
 	if err != nil {
 		return nil, fmt.Errorf("read issuer URL: %w", err)
 	}
-	key := u.Hostname() + u.Path + ":sub"
+	key := u.Hostname() + u.EscapedPath() + ":sub"
 	subject := serviceAccountSubject(namespace, serviceAccount)
 	var roles []string
 	for pages := iam.NewListRolesPaginator(iam.NewFromConfig(cfg), &iam.ListRolesInput{}); pages.HasMorePages(); {
@@ -271,10 +306,8 @@ func trustNames(document, key, subject string) bool {
 						continue
 					}
 				}
-				for _, v := range values {
-					if v == subject {
-						return true
-					}
+				if slices.Contains(values, subject) {
+					return true
 				}
 			}
 		}

@@ -35,7 +35,7 @@ func (r *runConfig) fromKubernetes(ctx context.Context, way podspec.Way) (tokenS
 		}
 		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
 	case way == podspec.PodIdentity:
-		return nil, withHint(errors.New("Pod Identity needs a token that is bound to a pod"), "name a running pod of the service account with --pod")
+		return nil, withHint(errors.New("a token for Pod Identity must be bound to a pod"), "name a running pod of the service account with --pod")
 	}
 	return func(ctx context.Context, audience string) (token, error) {
 		request.Spec.Audiences = []string{audience}

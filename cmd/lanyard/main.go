@@ -14,7 +14,9 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := newRootCommand(&cli{in: os.Stdin, out: os.Stdout, err: os.Stderr}).ExecuteContext(ctx)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	c := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	cmd, err := newRootCommand(c).ExecuteContextC(ctx)
 	if err == nil {
 		return
 	}
@@ -22,8 +24,12 @@ func main() {
 	if errors.As(err, &exit) { // of the command that was run: it has said what there is to say
 		os.Exit(int(exit))
 	}
-	fmt.Fprintln(os.Stderr, "error:", err)
-	if h := hint(err); h != "" {
+	fmt.Fprintln(os.Stderr, "error:", message(err))
+	h := hint(err)
+	if h == "" && !c.running {
+		h = fmt.Sprintf("see `%s --help`", cmd.CommandPath())
+	}
+	if h != "" {
 		fmt.Fprintln(os.Stderr, "hint:", h)
 	}
 	os.Exit(1)

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -68,6 +70,28 @@ func age(t *time.Time) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// pairs prints a map as the flags take it.
+func pairs(m map[string]string) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, k+"="+m[k])
+	}
+	return strings.Join(all, ",")
+}
+
+// epoch is a time, which Lanyard's API gives in seconds since 1970, and which is printed as RFC 3339 has it.
+type epoch struct{ time.Time }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (e *epoch) UnmarshalJSON(text []byte) error {
+	var seconds float64
+	if err := json.Unmarshal(text, &seconds); err != nil {
+		return err
+	}
+	e.Time = time.UnixMilli(int64(seconds * 1000)).UTC()
+	return nil
 }
 
 // value returns what p points to, or the zero value.

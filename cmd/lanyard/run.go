@@ -2,17 +2,17 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,11 +20,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"software.sslmate.com/src/go-pkcs12"
 
 	"github.com/lanyard-id/lanyard/internal/daemon"
-	"github.com/lanyard-id/lanyard/internal/intercept"
-	"github.com/lanyard-id/lanyard/internal/localca"
 	"github.com/lanyard-id/lanyard/internal/podspec"
 )
 
@@ -58,8 +55,7 @@ endpoint setting are reached too: a local proxy answers for AWS's host names, wi
 			if err != nil {
 				return err
 			}
-			// The command gets the signals, and what it needs goes on until it ends.
-			return c.run(context.WithoutCancel(cmd.Context()), cfg, r, args)
+			return c.run(cmd.Context(), cfg, r, args)
 		},
 	}
 	r.flags(cmd)
@@ -78,9 +74,8 @@ endpoint setting are reached too: a local proxy answers for AWS's host names, wi
 // tokenSource gets a token of the pod for an audience.
 type tokenSource func(ctx context.Context, audience string) (token, error)
 
+// run prepares what the command needs, which ctx may interrupt, and runs it.
 func (c *cli) run(ctx context.Context, cfg aws.Config, r runConfig, command []string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	log, err := daemon.NewLogger(c.err, "warn", "text")
 	if err != nil {
 		return err
@@ -99,34 +94,50 @@ func (c *cli) run(ctx context.Context, cfg aws.Config, r runConfig, command []st
 	if err != nil {
 		return fmt.Errorf("make a directory for the token: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	// The command gets the signals: what it needs goes on until it has ended.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var writers sync.WaitGroup
+	defer func() {
+		stop()
+		writers.Wait()
+		if err := os.RemoveAll(dir); err != nil {
+			log.Warn("token not removed", "err", err)
+		}
+	}()
+	p := projection{source: source, audience: way.Projection().Audience, file: filepath.Join(dir, way.Projection().File)}
+	wait, err := p.write(ctx)
+	if err != nil {
+		return err
+	}
+	writers.Go(func() { p.renew(running, log, wait) })
 	options := podspec.Options{
-		TokenFile: filepath.Join(dir, way.Projection().File),
+		TokenFile: p.file,
 		RoleARN:   r.roleARN,
 		Region:    cfg.Region,
 		Endpoint:  serviceEndpoint(cfg, "AWS_ENDPOINT_URL_STS"),
 	}
-	if err := project(ctx, log, source, way.Projection().Audience, options.TokenFile); err != nil {
+	if way == podspec.PodIdentity {
+		if options.AgentURI, err = startAgent(running, log, cfg, r.cluster); err != nil {
+			return err
+		}
+	}
+	reach, err := newReach(options.Endpoint)
+	if err != nil {
 		return err
 	}
-	if way == podspec.PodIdentity {
-		if options.AgentURI, err = startAgent(ctx, log, cfg, r.cluster); err != nil {
+	if r.intercept {
+		if err := reach.intercept(running, log, cfg); err != nil {
 			return err
 		}
 	}
-	var more []podspec.EnvVar
-	if r.intercept {
-		if options.CABundle, more, err = startProxy(ctx, log, cfg, dir); err != nil {
-			return err
-		}
-	} else if b := os.Getenv("AWS_CA_BUNDLE"); b != "" {
-		options.CABundle = b
+	if options.CABundle, err = reach.writeTrust(dir); err != nil {
+		return err
 	}
 	env := withoutAWS(os.Environ())
-	for _, v := range append(podspec.Env(way, options), more...) {
+	for _, v := range slices.Concat(podspec.Env(way, options), reach.env()) {
 		env = append(env, v.Name+"="+v.Value)
 	}
-	return c.passThrough(command, env)
+	return c.passThrough(ctx, command, env)
 }
 
 // way decides between the two, and finds the role that IRSA needs.
@@ -199,8 +210,11 @@ func (r *runConfig) findRole(ctx context.Context, cfg aws.Config) error {
 	return withHint(fmt.Errorf("several roles trust %s/%s: %s", r.namespace, r.serviceAccount, strings.Join(roles, ", ")), "choose one with --role-arn")
 }
 
-// hosted gets tokens from the issuer that Lanyard hosts.
+// hosted gets tokens from the issuer that Lanyard hosts, all for one pod: one that is made up unless it was named.
 func (r *runConfig) hosted(cfg aws.Config) tokenSource {
+	if r.pod == "" {
+		r.pod = r.serviceAccount + "-" + strings.ToLower(rand.Text()[:5])
+	}
 	return func(ctx context.Context, audience string) (token, error) {
 		return hostedToken(ctx, cfg, r.cluster, tokenRequest{
 			Namespace: r.namespace, ServiceAccount: r.serviceAccount, Pod: r.pod, Audiences: []string{audience}, Duration: int64(r.duration.Seconds()),
@@ -208,100 +222,45 @@ func (r *runConfig) hosted(cfg aws.Config) tokenSource {
 	}
 }
 
-// project writes the token and writes a new one at 80 % of its life, as a kubelet does.
-func project(ctx context.Context, log *slog.Logger, source tokenSource, audience, file string) error {
-	renew := func() (time.Duration, error) {
-		t, err := source(ctx, audience)
-		if err != nil {
-			return 0, err
-		}
-		if err := os.WriteFile(file+".new", []byte(t.Token), 0o600); err != nil {
-			return 0, fmt.Errorf("write token: %w", err)
-		}
-		if err := os.Rename(file+".new", file); err != nil {
-			return 0, fmt.Errorf("write token: %w", err)
-		}
-		return time.Until(t.Expires) * 8 / 10, nil
-	}
-	wait, err := renew()
-	if err != nil {
-		return err
-	}
-	const retry = 10 * time.Second
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(wait):
-			}
-			if wait, err = renew(); err != nil {
-				log.Warn("token not renewed", "err", err)
-				wait = retry
-			}
-		}
-	}()
-	return nil
+// projection is a file with a token for an audience.
+type projection struct {
+	source         tokenSource
+	audience, file string
 }
 
-// startProxy starts the proxy that answers for AWS, and returns the bundle of certificates that the command is to
-// trust and the variables that lead to the proxy.
-func startProxy(ctx context.Context, log *slog.Logger, cfg aws.Config, dir string) (bundleFile string, env []podspec.EnvVar, err error) {
-	text := serviceEndpoint(cfg, "AWS_ENDPOINT_URL_STS")
-	if text == "" {
-		return "", nil, withHint(errors.New("--intercept needs Lanyard, and no endpoint is set"), "give --endpoint-url, or set AWS_ENDPOINT_URL")
-	}
-	endpoint, err := url.Parse(text)
+// write puts a new token into the file, in one step, and returns after how long the next is due: at 80 % of its life, as a
+// kubelet does.
+func (p projection) write(ctx context.Context) (next time.Duration, err error) {
+	t, err := p.source(ctx, p.audience)
 	if err != nil {
-		return "", nil, fmt.Errorf("read the endpoint: %w", err)
+		return 0, err
 	}
-	ca, err := localca.New(time.Now())
-	if err != nil {
-		return "", nil, err
+	if err := os.WriteFile(p.file+".new", []byte(t.Token), 0o600); err != nil {
+		return 0, fmt.Errorf("write token: %w", err)
 	}
-	proxy := &daemon.Server{Name: "proxy", Address: "127.0.0.1:0", Handler: intercept.New(intercept.Config{Endpoint: endpoint, CA: ca, Log: log})}
-	if err := serve(ctx, log, proxy); err != nil {
-		return "", nil, err
+	if err := os.Rename(p.file+".new", p.file); err != nil {
+		return 0, fmt.Errorf("write token: %w", err)
 	}
-	trusted := [][]byte{ca.PEM()}
-	if own := os.Getenv("AWS_CA_BUNDLE"); own != "" {
-		pem, err := os.ReadFile(own)
-		if err != nil {
-			return "", nil, fmt.Errorf("read AWS_CA_BUNDLE: %w", err)
+	return time.Until(t.Expires) * 8 / 10, nil
+}
+
+// renewRetry is the wait after a renewal that failed, and the shortest between two.
+const renewRetry = 10 * time.Second
+
+// renew writes a new token whenever one is due, the first after wait, until ctx ends. The old one stays where there is no new one.
+func (p projection) renew(ctx context.Context, log *slog.Logger, wait time.Duration) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(wait, renewRetry)):
 		}
-		trusted = append(trusted, pem)
+		next, err := p.write(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Warn("token not renewed", "err", err)
+		}
+		wait = next
 	}
-	all, err := bundle(trusted...)
-	if err != nil {
-		return "", nil, err
-	}
-	bundleFile = filepath.Join(dir, "ca-bundle.pem")
-	if err := os.WriteFile(bundleFile, all, 0o600); err != nil {
-		return "", nil, fmt.Errorf("write certificates: %w", err)
-	}
-	// Java reads neither variables nor PEM files.
-	const password = "changeit" // Java's usual one: the file holds no secret
-	store, err := pkcs12.Modern.EncodeTrustStore([]*x509.Certificate{ca.Certificate()}, password)
-	if err != nil {
-		return "", nil, fmt.Errorf("make Java's trust store: %w", err)
-	}
-	storeFile := filepath.Join(dir, "truststore.p12")
-	if err := os.WriteFile(storeFile, store, 0o600); err != nil {
-		return "", nil, fmt.Errorf("write Java's trust store: %w", err)
-	}
-	host, port, err := net.SplitHostPort(proxy.Addr())
-	if err != nil {
-		return "", nil, fmt.Errorf("read the proxy's address: %w", err)
-	}
-	java := fmt.Sprintf("-Dhttps.proxyHost=%s -Dhttps.proxyPort=%s -Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStorePassword=%s", host, port, storeFile, password)
-	if own := os.Getenv("JAVA_TOOL_OPTIONS"); own != "" {
-		java = own + " " + java
-	}
-	address := "http://" + proxy.Addr()
-	// Only the proxy for HTTPS: by the one for HTTP, some SDKs would ask it for the agent.
-	return bundleFile, []podspec.EnvVar{
-		{Name: "HTTPS_PROXY", Value: address}, {Name: "https_proxy", Value: address}, {Name: "JAVA_TOOL_OPTIONS", Value: java},
-	}, nil
 }
 
 // serve runs a server until ctx ends.
@@ -317,29 +276,32 @@ func serve(ctx context.Context, log *slog.Logger, s *daemon.Server) error {
 	return nil
 }
 
-// withoutAWS removes whatever would lead an SDK to other credentials than the pod's, or elsewhere.
+// withoutAWS removes whatever would lead an SDK to other credentials than the pod's, or to other endpoints.
 func withoutAWS(environment []string) []string {
 	var env []string
 	for _, v := range environment {
 		name, _, _ := strings.Cut(v, "=")
 		switch {
 		case strings.HasPrefix(name, "AWS_"):
-		case name == "HTTPS_PROXY" || name == "https_proxy" || name == "NODE_EXTRA_CA_CERTS":
 		default:
 			env = append(env, v)
 		}
 	}
-	return append(env, "AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_EC2_METADATA_DISABLED=true")
+	return append(env, "AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_EC2_METADATA_DISABLED=true",
+		"BOTO_CONFIG="+os.DevNull) // boto3 still reads credentials from boto 2's files
 }
 
-// passThrough runs a command: signals go to it, and its exit status comes back.
-func (c *cli) passThrough(command, env []string) error {
+// passThrough runs a command unless ctx has ended: signals go to it, and its exit status comes back.
+func (c *cli) passThrough(ctx context.Context, command, env []string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.in, c.out, c.err
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped before %s was started: %w", command[0], ctx.Err())
+	}
 	if err := cmd.Start(); err != nil {
 		return withHint(fmt.Errorf("run %s: %w", command[0], err), "the command comes after --, as in: lanyard run -n NS -s SA -- aws s3 ls")
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+
+	"github.com/lanyard-id/lanyard/arn"
 )
 
 // The samples of a dev server.
@@ -86,7 +89,9 @@ func seed(ctx context.Context, cfg aws.Config) error {
 	if exists := (*iamtypes.EntityAlreadyExistsException)(nil); err != nil && !errors.As(err, &exists) {
 		return fmt.Errorf("create role %s: %w", samplePodRole, err)
 	}
+	partition, _ := arn.PartitionOfRegion(cfg.Region) // startDev has seen the region
 	for role, policy := range map[string]string{sampleIRSARole: sampleReadPolicy, samplePodRole: samplePodPolicy} {
+		policy = strings.ReplaceAll(policy, "arn:aws:", "arn:"+partition.Name+":")
 		in := &iam.PutRolePolicyInput{RoleName: &role, PolicyName: aws.String("buckets"), PolicyDocument: &policy}
 		if _, err := roles.PutRolePolicy(ctx, in); err != nil {
 			return fmt.Errorf("put the policy of role %s: %w", role, err)

@@ -16,7 +16,7 @@ type tokenRequest struct {
 	ServiceAccount string   `json:"serviceAccount"`
 	Pod            string   `json:"podName,omitempty"`
 	Audiences      []string `json:"audiences"`
-	Duration       int64    `json:"durationSeconds,omitempty"` // seconds
+	Duration       int64    `json:"durationSeconds"`
 }
 
 // token is a service account token and when it ends.
@@ -28,13 +28,13 @@ type token struct {
 // hostedToken gets a token from the issuer that Lanyard hosts for a cluster.
 func hostedToken(ctx context.Context, cfg aws.Config, cluster string, r tokenRequest) (token, error) {
 	var out struct {
-		Token      string  `json:"token"`
-		Expiration float64 `json:"expiration"` // seconds since 1970
+		Token      string `json:"token"`
+		Expiration epoch  `json:"expiration"`
 	}
 	if err := lanyardAPI(ctx, cfg, http.MethodPost, clusterPath(cluster, "/service-account-tokens"), r, &out); err != nil {
-		return token{}, fmt.Errorf("get a token of %s/%s: %w", r.Namespace, r.ServiceAccount, err)
+		return token{}, explainCluster(err, cluster, fmt.Sprintf("get a token of %s/%s in", r.Namespace, r.ServiceAccount))
 	}
-	return token{out.Token, time.UnixMilli(int64(out.Expiration * 1000)).UTC()}, nil
+	return token{out.Token, out.Expiration.Time}, nil
 }
 
 func newTokenCommand(c *cli) *cobra.Command {
@@ -46,7 +46,8 @@ func newTokenCommand(c *cli) *cobra.Command {
 		Short: "Print a service account token of a cluster whose issuer Lanyard hosts",
 		Long: `Print a service account token, shaped as Kubernetes' own bound tokens. STS takes those for the audience
 sts.amazonaws.com, EKS Auth those for pods.eks.amazonaws.com.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Audiences = []string{audience}
 			r.Duration = int64(duration.Seconds())

@@ -79,16 +79,18 @@ type Operation struct {
 	out    any
 }
 
-// Op makes an operation of a method. In and Out are structs whose exported fields have the names of the model's members, compared
-// without regard to case; NewHandler refuses fields that the model does not have, and required members that In lacks.
-// Types: string, bool, int32, int64, float64, time.Time, []byte, structs, slices, map[string]string, and pointers to them. When decoding,
-// absent members leave the zero value; use a pointer where absent and zero differ. When encoding, these are
-// left out: nil pointers, slices and maps, empty strings, zero times; all else is written, false and 0 too.
-// A request with a member of the model that In lacks is refused by name, unless it is an idempotency token: give In a field for
-// what is accepted without effect.
+// Op makes an operation of a method. In and Out are structs whose exported fields have the names of the model's members,
+// compared without regard to case; NewHandler refuses fields that the model does not have, and required members that In
+// lacks. A request with a member of the model that In lacks is refused by name, unless it is an idempotency token: give In
+// a field for what is accepted without effect.
+//
+// Types: string, bool, int32, int64, float64, time.Time, []byte, structs, slices, maps with string keys, and pointers to
+// them. When decoding, absent members leave the zero value; use a pointer where absent and zero differ. When encoding, these
+// are left out: nil pointers, slices and maps, empty strings, zero times; all else is written, false and 0 too.
 //
 // access says what the caller must be permitted to do; all of it must be allowed. An error of access is the answer (a
-// missing entity, for one). It is required, which NewHandler checks: use [Open] for operations that need no permission or that decide by themselves.
+// missing entity, for one). It is required, which NewHandler checks: use [Open] for operations that need no permission or
+// that decide by themselves.
 func Op[In, Out any](name string, call func(context.Context, *Caller, *In) (*Out, error), access func(*Caller, *In) ([]Access, error)) Operation {
 	var in In
 	var out Out

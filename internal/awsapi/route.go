@@ -41,7 +41,6 @@ type request struct {
 	operation *operation
 	params    params            // of a query
 	labels    map[string]string // of a REST path
-	query     url.Values        // of a REST request
 	asJSON    bool              // a query that asks for JSON
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/eks"
@@ -20,7 +21,6 @@ import (
 	"github.com/lanyard-id/lanyard/internal/keyring"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/oidc"
-	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/internal/sts"
 )
 
@@ -54,8 +54,10 @@ type ControlPlane struct {
 	handler http.Handler
 }
 
-// fetchTimeout bounds a fetch of an issuer's discovery document or keys.
-const fetchTimeout = 10 * time.Second
+const (
+	fetchTimeout = 10 * time.Second // of an issuer's discovery document or keys
+	bodyTimeout  = 30 * time.Second // for a request, but not S3's, to arrive in full
+)
 
 // New wires the services. It does no I/O.
 func New(c Config) (*ControlPlane, error) {
@@ -90,7 +92,7 @@ func New(c Config) (*ControlPlane, error) {
 	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Log: c.Log}
 	raw := map[string]http.Handler{"ec2": gateway.NewEC2(edge)}
 	if c.Objects != nil {
-		raw["s3"] = gateway.NewS3(edge)
+		raw["s3"] = unhurried(gateway.NewS3(edge))
 	}
 	api, err := awsapi.NewHandler(awsapi.HandlerConfig{
 		Services: []awsapi.Service{
@@ -107,29 +109,70 @@ func New(c Config) (*ControlPlane, error) {
 		return nil, err
 	}
 	documents := issuers.Handler()
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Not a ServeMux: it would redirect paths that it finds unclean, and no signature survives that. No bucket can be
-		// named "id": S3's names have at least three characters.
-		if strings.HasPrefix(r.URL.Path, "/id/") {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		hurry(w, time.Now().Add(bodyTimeout))
+		// Not a ServeMux: it would redirect paths that it finds unclean, and no signature survives that.
+		if isDocument(r) {
 			documents.ServeHTTP(w, r)
 			return
 		}
 		api.ServeHTTP(w, r)
+	}
+	return &ControlPlane{config: c, db: db, keyring: ring, issuers: issuers, iam: users, handler: http.HandlerFunc(handler)}, nil
+}
+
+// isDocument tells a request for a hosted issuer's document from one for S3. No bucket can be named "id", since S3's names
+// have at least three characters; but where the bucket is in the host, "id/" may begin a key. Those requests are signed.
+func isDocument(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/id/") && r.Header.Get("Authorization") == "" && !strings.Contains(r.URL.RawQuery, "X-Amz-Signature=")
+}
+
+// hurry sets when the request must have been read; the zero time sets no limit. Connections that know no deadlines, which
+// are not from a network, are left alone.
+func hurry(w http.ResponseWriter, deadline time.Time) {
+	http.NewResponseController(w).SetReadDeadline(deadline) //nolint:errcheck // a connection that is broken fails at the next read
+}
+
+// unhurried gives the requests of a handler as long as they take: objects may be large.
+func unhurried(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hurry(w, time.Time{})
+		h.ServeHTTP(w, r)
 	})
-	return &ControlPlane{config: c, db: db, keyring: ring, issuers: issuers, iam: users, handler: handler}, nil
 }
 
 // Start fills the tables from the store, starts what runs until ctx ends (the watch, rotations), and makes the first
-// account unless it exists. The account's root key is returned when it was made; it is never shown again.
-func (p *ControlPlane) Start(ctx context.Context) (root *sigv4.Credentials, err error) {
+// account unless it exists. The account's root key is then in the directory; it is never shown again. A replica that finds the
+// account made by another one gets none.
+func (p *ControlPlane) Start(ctx context.Context, dir Directory) error {
 	if err := p.db.Start(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := p.keyring.Start(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	p.issuers.Start(ctx)
-	return p.iam.EnsureAccount(ctx, p.config.Account, "management")
+	return p.makeAccount(ctx, dir)
+}
+
+func (p *ControlPlane) makeAccount(ctx context.Context, dir Directory) error {
+	account := p.config.Account
+	root, err := dir.rootKeyFor(account)
+	if err != nil {
+		return err
+	}
+	if of, _ := arn.AccountOfID(root.AccessKeyID); of != account {
+		return fmt.Errorf("the root key in %s is of account %s, not %s: use that account, or another directory", dir.path, of, account)
+	}
+	kept, err := p.iam.EnsureFirstAccount(ctx, account, "management", root)
+	if err != nil {
+		return err
+	}
+	made, err := dir.settleRootKey(kept)
+	if made {
+		p.config.Log.Info("root key made", "account", account, "file", dir.Path(rootKeyFile))
+	}
+	return err
 }
 
 // Handler serves all APIs and the hosted issuers' documents.

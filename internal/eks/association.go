@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
@@ -23,17 +24,62 @@ const podsService = "pods.eks.amazonaws.com"
 const requestTokenLife = 24 * time.Hour
 
 // associationRecord is an association as it is stored. There may be hundreds of thousands, so that nothing is in it that
-// its key tells: the cluster, whom it is for, and the account of the role.
+// its key tells (the cluster, whom it is for, and the account of the role), and what few have takes no room in the others.
 type associationRecord struct {
-	ID       string            `json:"id"`
-	Role     string            `json:"role"`             // path and name, of the cluster's account
-	Target   string            `json:"target,omitempty"` // ARN of the target role
-	NoTags   bool              `json:"noTags,omitempty"` // session tags are disabled
+	ID      string             `json:"id"`
+	Role    roleName           `json:"role"`    // path and name
+	Created int64              `json:"created"` // Unix milliseconds
+	More    *associationDetail `json:"more,omitempty"`
+}
+
+// associationDetail is what most associations do not have.
+type associationDetail struct {
+	Modified int64             `json:"modified,omitempty"` // Unix milliseconds; 0 for never
+	Target   string            `json:"target,omitempty"`   // ARN of the target role
+	NoTags   bool              `json:"noTags,omitempty"`   // session tags are disabled
 	Policy   string            `json:"policy,omitempty"`
 	Owner    string            `json:"owner,omitempty"` // ARN of the add-on that it belongs to
 	Tags     map[string]string `json:"tags,omitempty"`
-	Created  int64             `json:"created"`            // Unix milliseconds
-	Modified int64             `json:"modified,omitempty"` // Unix milliseconds; 0 for never
+}
+
+// detail returns a copy of what the association has besides.
+func (r *associationRecord) detail() associationDetail {
+	if r.More == nil {
+		return associationDetail{}
+	}
+	return *r.More
+}
+
+// with returns the association with another detail.
+func (r *associationRecord) with(d associationDetail) *associationRecord {
+	changed := *r
+	changed.More = &d
+	if d.Modified == 0 && d.Target == "" && !d.NoTags && d.Policy == "" && d.Owner == "" && len(d.Tags) == 0 {
+		changed.More = nil
+	}
+	return &changed
+}
+
+// roleName is a role's path and name, kept once for all the associations that have it.
+type roleName struct{ handle unique.Handle[string] }
+
+func newRoleName(s string) roleName { return roleName{unique.Make(s)} }
+
+// String returns the name; it is empty for the zero roleName.
+func (n roleName) String() string {
+	if n == (roleName{}) {
+		return ""
+	}
+	return n.handle.Value()
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (n roleName) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *roleName) UnmarshalText(text []byte) error {
+	*n = newRoleName(string(text))
+	return nil
 }
 
 // Association is a pod identity association as others see it; it must not be modified.
@@ -131,22 +177,23 @@ func (s *Service) association(key string, r *associationRecord) *Association {
 	cluster, who := splitAssociationKey(key)
 	account, rest, _ := strings.Cut(cluster, "/")
 	region, name, _ := strings.Cut(rest, "/")
+	d := r.detail()
 	a := &Association{
 		ID:                 r.ID,
 		ARN:                s.associationARN(region, account, name, r.ID),
 		Cluster:            name,
 		Namespace:          who.namespace,
 		ServiceAccount:     who.serviceAccount,
-		RoleARN:            "arn:" + s.partition + ":iam::" + account + ":role/" + r.Role,
-		TargetRoleARN:      r.Target,
-		DisableSessionTags: r.NoTags,
-		Policy:             r.Policy,
-		OwnerARN:           r.Owner,
-		Tags:               r.Tags,
+		RoleARN:            "arn:" + s.partition + ":iam::" + account + ":role/" + r.Role.String(),
+		TargetRoleARN:      d.Target,
+		DisableSessionTags: d.NoTags,
+		Policy:             d.Policy,
+		OwnerARN:           d.Owner,
+		Tags:               d.Tags,
 		Created:            time.UnixMilli(r.Created).UTC(),
-		Modified:           time.UnixMilli(max(r.Created, r.Modified)).UTC(),
+		Modified:           time.UnixMilli(max(r.Created, d.Modified)).UTC(),
 	}
-	if r.Target != "" {
+	if d.Target != "" {
 		a.ExternalID = externalID(region, account, name, who)
 	}
 	return a
@@ -301,18 +348,12 @@ func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *c
 	if err != nil {
 		return nil, err
 	}
-	made := &associationRecord{
-		ID:      newID(cluster, in.ClientRequestToken),
-		Role:    role,
-		Target:  in.TargetRoleArn,
-		NoTags:  in.DisableSessionTags,
-		Policy:  in.Policy,
-		Tags:    in.Tags,
-		Created: s.now().UnixMilli(),
-	}
-	if err := s.checkAssociation(made); err != nil {
+	detail := associationDetail{Target: in.TargetRoleArn, NoTags: in.DisableSessionTags, Policy: in.Policy, Tags: in.Tags}
+	if err := s.checkDetail(&detail); err != nil {
 		return nil, err
 	}
+	made := &associationRecord{ID: newID(cluster, in.ClientRequestToken), Role: newRoleName(role), Created: s.now().UnixMilli()}
+	made = made.with(detail)
 
 	key := associationKey(cluster, who)
 	var stored *associationRecord
@@ -386,20 +427,20 @@ func roleResource(a arn.ARN) string {
 	return name
 }
 
-// checkAssociation checks what has to fit within an association.
-func (s *Service) checkAssociation(r *associationRecord) error {
-	if r.Target != "" {
-		if _, err := s.parseRoleARN("targetRoleArn", r.Target); err != nil {
+// checkDetail checks what can be checked without the association that it is of.
+func (s *Service) checkDetail(d *associationDetail) error {
+	if d.Target != "" {
+		if _, err := s.parseRoleARN("targetRoleArn", d.Target); err != nil {
 			return err
 		}
 	}
-	if r.Policy == "" {
+	if d.Policy == "" {
 		return nil
 	}
-	if !r.NoTags {
+	if !d.NoTags {
 		return invalidParameter("A policy requires that disableSessionTags is true.")
 	}
-	if _, err := policy.New("policy", policy.Session, []byte(r.Policy)); err != nil {
+	if _, err := policy.New("policy", policy.Session, []byte(d.Policy)); err != nil {
 		e := invalidParameter("The policy is not valid: %s", err)
 		e.Cause = err
 		return e
@@ -424,8 +465,8 @@ func sameRequestToken(have, made *associationRecord) bool {
 
 // sameAssociation reports whether an association is what a new one would be.
 func sameAssociation(have, made *associationRecord) bool {
-	return have.Role == made.Role && have.Target == made.Target && have.NoTags == made.NoTags && have.Policy == made.Policy &&
-		maps.Equal(have.Tags, made.Tags)
+	a, b := have.detail(), made.detail()
+	return have.Role == made.Role && a.Target == b.Target && a.NoTags == b.NoTags && a.Policy == b.Policy && maps.Equal(a.Tags, b.Tags)
 }
 
 // full reports whether the cluster has reached its quota. Only when the whole table has so many rows need they be counted.
@@ -448,7 +489,7 @@ type associationIn struct{ ClusterName, AssociationId string }
 func (s *Service) associationAccess(c *awsapi.Caller, action, cluster, id string) awsapi.Access {
 	var tags map[string]string
 	if _, r, ok := s.byAssociationID(clusterKey(c.Account, c.Region, cluster), id); ok {
-		tags = r.Tags
+		tags = r.detail().Tags
 	}
 	return awsapi.Access{Action: action, Resource: s.associationARN(c.Region, c.Account, cluster, id), Context: tagContext(tags, nil, nil)}
 }
@@ -524,7 +565,7 @@ func (s *Service) listAssociations(ctx context.Context, c *awsapi.Caller, in *li
 			ServiceAccount: who.serviceAccount,
 			AssociationArn: s.associationARN(c.Region, c.Account, in.ClusterName, r.ID),
 			AssociationId:  r.ID,
-			OwnerArn:       r.Owner,
+			OwnerArn:       r.detail().Owner,
 		})
 	}
 	return out, nil
@@ -567,39 +608,32 @@ func (s *Service) updateAssociation(ctx context.Context, c *awsapi.Caller, in *u
 		}
 	}
 	now := s.now().UnixMilli()
-	return s.changeAssociation(ctx, in.ClusterName, in.AssociationId, key, func(r *associationRecord) error {
-		if role != "" {
-			r.Role = role
+	var changed *associationRecord
+	err = s.db.Update(ctx, func(tx *kv.Tx) error {
+		r, ok := s.associations.Read(tx, key)
+		if !ok || r.ID != in.AssociationId {
+			return noSuchAssociation(in.ClusterName, in.AssociationId)
 		}
-		if in.DisableSessionTags != nil {
-			r.NoTags = *in.DisableSessionTags
-		}
-		if in.TargetRoleArn != nil {
-			r.Target = *in.TargetRoleArn
-		}
-		if in.Policy != nil {
-			r.Policy = *in.Policy
-		}
-		r.Modified = now
 		if err := notOwned(r); err != nil {
 			return err
 		}
-		return s.checkAssociation(r)
-	})
-}
-
-// changeAssociation changes a copy of the record that is at the key and has the ID.
-func (s *Service) changeAssociation(ctx context.Context, cluster, id, key string, change func(*associationRecord) error) (*associationOut, error) {
-	var changed *associationRecord
-	err := s.db.Update(ctx, func(tx *kv.Tx) error {
-		r, ok := s.associations.Read(tx, key)
-		if !ok || r.ID != id {
-			return noSuchAssociation(cluster, id)
+		d := r.detail()
+		d.Modified = now
+		if in.DisableSessionTags != nil {
+			d.NoTags = *in.DisableSessionTags
 		}
-		copied := *r
-		changed = &copied
-		if err := change(changed); err != nil {
+		if in.TargetRoleArn != nil {
+			d.Target = *in.TargetRoleArn
+		}
+		if in.Policy != nil {
+			d.Policy = *in.Policy
+		}
+		if err := s.checkDetail(&d); err != nil {
 			return err
+		}
+		changed = r.with(d)
+		if role != "" {
+			changed.Role = newRoleName(role)
 		}
 		s.associations.Write(tx, key, changed)
 		return nil
@@ -613,10 +647,11 @@ func (s *Service) changeAssociation(ctx context.Context, cluster, id, key string
 // notOwned refuses to touch what an add-on manages (EKS User Guide, "Attach an IAM Role to an Amazon EKS add-on using
 // Pod Identity").
 func notOwned(r *associationRecord) error {
-	if r.Owner == "" {
+	owner := r.detail().Owner
+	if owner == "" {
 		return nil
 	}
-	return invalidRequest("The association %s is managed by %s; change it there.", r.ID, r.Owner)
+	return invalidRequest("The association %s is managed by %s; change it there.", r.ID, owner)
 }
 
 func (s *Service) deleteAssociationAccess(c *awsapi.Caller, in *associationIn) ([]awsapi.Access, error) {

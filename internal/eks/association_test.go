@@ -251,7 +251,7 @@ func TestOwnedAssociationsAreLeftToTheirOwner(t *testing.T) {
 	role := r.role(t, "app", trustPods)
 	_, err := r.w.store.Commit(t.Context(), kv.Op{
 		Key: "/lanyard/eks-associations/111122223333/us-east-1/demo/default/app", Kind: kv.OpPut,
-		Value: []byte(`{"id":"a-aaaaaaaaaaaaaaaaa","role":"app","owner":"arn:aws:eks:us-east-1:111122223333:addon/demo/vpc-cni/1","created":1}`),
+		Value: []byte(`{"id":"a-aaaaaaaaaaaaaaaaa","role":"app","created":1,"more":{"owner":"arn:aws:eks:us-east-1:111122223333:addon/demo/vpc-cni/1"}}`),
 	})
 	if err != nil {
 		t.Fatal(err)

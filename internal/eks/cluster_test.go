@@ -118,7 +118,8 @@ func TestCreateClusterRefusals(t *testing.T) {
 			"Role with arn: " + role + "x, could not be assumed because it does not exist or the trusted entity is not correct"},
 		{"what is no ARN", func(in *awseks.CreateClusterInput) { in.RoleArn = aws.String("cluster") }, "InvalidParameterException",
 			`The roleArn "cluster" is not the ARN of an IAM role.`},
-		{"a user's ARN", func(in *awseks.CreateClusterInput) { in.RoleArn = aws.String("arn:aws:iam::" + account + ":user/u") }, "InvalidParameterException", ""},
+		{"a user's ARN", func(in *awseks.CreateClusterInput) { in.RoleArn = aws.String("arn:aws:iam::" + account + ":user/u") },
+			"InvalidParameterException", ""},
 		{"a role of another partition", func(in *awseks.CreateClusterInput) {
 			in.RoleArn = aws.String("arn:aws-cn:iam::" + account + ":role/cluster")
 		},
@@ -281,8 +282,9 @@ func TestClusterWithManyAssociationsIsDeletedEvenAfterFailures(t *testing.T) {
 		if commits == 0 {
 			continue
 		}
-		if got := must(r.client().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: aws.String("demo")}))(t).Cluster.Status; got != "DELETING" {
-			t.Errorf("status = %s", got)
+		described := must(r.client().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: aws.String("demo")}))(t).Cluster
+		if described.Status != "DELETING" {
+			t.Errorf("status = %s", described.Status)
 		}
 		if _, ok := r.eks.Cluster(account, region, "demo"); ok {
 			t.Error("a cluster that is being deleted is found")
@@ -314,7 +316,8 @@ func TestClusterWithManyAssociationsIsDeletedEvenAfterFailures(t *testing.T) {
 		t.Error(diff)
 	}
 	r.hosted(t, "demo")
-	if out := must(r.client().ListPodIdentityAssociations(t.Context(), &awseks.ListPodIdentityAssociationsInput{ClusterName: aws.String("demo")}))(t); len(out.Associations) > 0 {
+	out := must(r.client().ListPodIdentityAssociations(t.Context(), &awseks.ListPodIdentityAssociationsInput{ClusterName: aws.String("demo")}))(t)
+	if len(out.Associations) > 0 {
 		t.Errorf("the new cluster has associations of the old one: %v", out.Associations)
 	}
 	must(r.client().DescribePodIdentityAssociation(t.Context(), &awseks.DescribePodIdentityAssociationInput{

@@ -137,7 +137,8 @@ func (s *Service) clusterAccess(c *awsapi.Caller, action, name string, requestTa
 	if r, ok := s.clusters.Get(clusterKey(c.Account, c.Region, name)); ok {
 		tags = r.Tags
 	}
-	return awsapi.Access{Action: action, Resource: s.clusterARN(c, name), Context: tagContext(tags, requestTags, slices.Sorted(maps.Keys(requestTags)))}
+	context := tagContext(tags, requestTags, slices.Sorted(maps.Keys(requestTags)))
+	return awsapi.Access{Action: action, Resource: s.clusterARN(c, name), Context: context}
 }
 
 // tagContext sets the condition keys for the tags of a resource, and for the tags and tag keys of a request (Service

@@ -109,7 +109,8 @@ func (s *Service) checkIssuer(text string) error {
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(text, "#"):
 		return invalidParameter("The issuer's URL must have no user, query or fragment.")
 	case u.String() != text || u.Host != strings.ToLower(u.Host):
-		return invalidParameter("The issuer's URL must be in its normal form, which is %s://%s%s.", u.Scheme, strings.ToLower(u.Host), u.EscapedPath())
+		normal := url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host), Path: u.Path, RawPath: u.RawPath}
+		return invalidParameter("The issuer's URL must be in its normal form, which is %s.", normal.String())
 	}
 	if _, _, hosted := s.issuers.ByURL(text); hosted {
 		return invalidParameter("The issuer %s is hosted here, for another cluster.", text)

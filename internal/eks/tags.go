@@ -62,7 +62,8 @@ func (s *Service) parseTagged(c *awsapi.Caller, text string) (tagged, error) {
 		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %s is not that of a cluster or a pod identity association.", text)
 	}
 	if a.Account() != c.Account || a.Region() != c.Region {
-		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %s is not of the account %s and the region %s.", text, c.Account, c.Region)
+		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %s is not of the account %s and the region %s.",
+			text, c.Account, c.Region)
 	}
 	return t, nil
 }
@@ -85,7 +86,7 @@ func (s *Service) tags(c *awsapi.Caller, t tagged) (key string, tags map[string]
 	if !ok {
 		return "", nil, false
 	}
-	return key, r.Tags, true
+	return key, r.detail().Tags, true
 }
 
 func (s *Service) tagAccess(c *awsapi.Caller, action, resource string, request map[string]string, keys []string) ([]awsapi.Access, error) {
@@ -124,11 +125,11 @@ func (s *Service) changeTags(ctx context.Context, c *awsapi.Caller, resource str
 		if !ok || r.ID != t.association {
 			return t.notFound()
 		}
-		changed := *r
-		if changed.Tags, err = changedTags(r.Tags, change); err != nil {
+		d := r.detail()
+		if d.Tags, err = changedTags(d.Tags, change); err != nil {
 			return err
 		}
-		s.associations.Write(tx, key, &changed)
+		s.associations.Write(tx, key, r.with(d))
 		return nil
 	})
 }

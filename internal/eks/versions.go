@@ -89,7 +89,9 @@ func describeClusterVersionsAccess(*awsapi.Caller, *describeClusterVersionsIn) (
 	return []awsapi.Access{{Action: "eks:DescribeClusterVersions", Resource: "*"}}, nil
 }
 
-func (s *Service) describeClusterVersions(_ context.Context, _ *awsapi.Caller, in *describeClusterVersionsIn) (*describeClusterVersionsOut, error) {
+func (s *Service) describeClusterVersions(
+	_ context.Context, _ *awsapi.Caller, in *describeClusterVersionsIn,
+) (*describeClusterVersionsOut, error) {
 	if in.ClusterType != "" && in.ClusterType != "eks" {
 		return nil, invalidParameter("The clusterType %q is not known; the only one is eks.", in.ClusterType)
 	}

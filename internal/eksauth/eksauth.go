@@ -34,9 +34,9 @@ type Config struct {
 	EKS       *eks.Service // required
 	STS       *sts.Service // required
 	Partition string
-	Audit     audit.Recorder   // required
+	Audit     audit.Recorder   // required; a call that cannot be recorded fails
 	Now       func() time.Time // time.Now when nil
-	Log       *slog.Logger     // required
+	Log       *slog.Logger     // not used: all there is to say is in the request's log event
 }
 
 // Service is EKS Auth.
@@ -46,12 +46,11 @@ type Service struct {
 	partition string
 	audit     audit.Recorder
 	now       func() time.Time
-	log       *slog.Logger
 }
 
 // New makes the service.
 func New(c Config) *Service {
-	s := &Service{eks: c.EKS, sts: c.STS, partition: c.Partition, audit: c.Audit, now: c.Now, log: c.Log}
+	s := &Service{eks: c.EKS, sts: c.STS, partition: c.Partition, audit: c.Audit, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -359,7 +358,7 @@ func (s *Service) record(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn
 		PrincipalID:   c.UserID,
 		PrincipalARN:  c.ARN,
 		AccessKeyID:   c.AccessKeyID,
-		SourceIP:      c.SourceIP.String(),
+		SourceIP:      sourceIP(c),
 		UserAgent:     c.UserAgent,
 		Parameters:    map[string]string{"clusterName": in.ClusterName, "token": "HIDDEN_DUE_TO_SECURITY_REASONS"},
 	}
@@ -389,6 +388,14 @@ func (s *Service) record(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn
 		e.ResponseDetails = map[string]string{"accessKeyId": g.session.Credentials.AccessKeyID, "assumedRoleArn": g.session.ARN}
 	}
 	return s.audit.Record(ctx, e)
+}
+
+// sourceIP is empty when the address is not known.
+func sourceIP(c *awsapi.Caller) string {
+	if !c.SourceIP.IsValid() {
+		return ""
+	}
+	return c.SourceIP.Unmap().String()
 }
 
 // principalType is CloudTrail's name for a kind of caller.

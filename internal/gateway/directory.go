@@ -51,7 +51,7 @@ const (
 )
 
 // OpenDirectory returns an embedded S3 store that keeps its buckets in dir, which it creates. One process may have it open at
-// a time. Records of all objects are held in memory, about 0.5 KiB each. Buckets remember the account that made them. The handler is also
+// a time. Records of all objects are held in memory, about 0.75 KiB each. Buckets remember the account that made them. The handler is also
 // an io.Closer.
 func OpenDirectory(dir string, log *slog.Logger) (http.Handler, error) {
 	if err := os.MkdirAll(filepath.Join(dir, bucketsDir), ownerOnly); err != nil {

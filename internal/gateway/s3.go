@@ -426,7 +426,11 @@ func (x *exchange) createBucket(length int64) *s3Error {
 		return s3Errorf("IllegalLocationConstraintException",
 			"The %s location constraint is incompatible for the region specific endpoint this request was sent to.", doc.LocationConstraint)
 	}
-	x.request.header.Del("X-Amz-Object-Ownership")
+	const ownership = "X-Amz-Object-Ownership"
+	if v := x.request.header.Get(ownership); v != "" && v != "BucketOwnerEnforced" {
+		return notImplemented("The object ownership " + v)
+	}
+	x.request.header.Del(ownership)
 	x.request.header.Del(headerSHA256)
 	return x.forward(nil, 0)
 }

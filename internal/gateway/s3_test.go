@@ -267,8 +267,8 @@ func TestListings(t *testing.T) {
 
 func TestPermissionsAreAsked(t *testing.T) {
 	t.Parallel()
-	server := serve(t, openDirectory(t, t.TempDir()), alice)
-	c := client(server, alice)
+	store := openDirectory(t, t.TempDir())
+	c := client(serve(t, store, alice), alice)
 	mustCreate(t, c, "data")
 	mustPut(t, c, "data", "team/a", "1")
 	mustPut(t, c, "data", "other/b", "2")
@@ -355,7 +355,7 @@ func TestPermissionsAreAsked(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			authenticator, authorize := iam(t, tt.who)
-			server := httptest.NewServer(gateway.NewS3(gateway.Config{Authenticator: authenticator, Authorize: authorize, Store: storeOf(t, server), Log: testLog(t)}))
+			server := httptest.NewServer(gateway.NewS3(gateway.Config{Authenticator: authenticator, Authorize: authorize, Store: store, Log: testLog(t)}))
 			defer server.Close()
 			err := tt.do(client(server, tt.who))
 			if !strings.Contains(tt.want, ":") {
@@ -371,12 +371,6 @@ func TestPermissionsAreAsked(t *testing.T) {
 			}
 		})
 	}
-}
-
-// storeOf returns the store behind a gateway that serve made.
-func storeOf(t *testing.T, server *httptest.Server) http.Handler {
-	t.Helper()
-	return gateway.StoreOf(server.Config.Handler)
 }
 
 func TestMultiDeleteDecidesOnEachObject(t *testing.T) {
@@ -792,6 +786,11 @@ func TestRegionsOfBuckets(t *testing.T) {
 		if _, _, answer := ask(t, server, alice, "PUT", "/data", tt.body, nil); parseError(t, answer).Code != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, answer, tt.want)
 		}
+	}
+	_, err := client(server, alice).CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("data"), ObjectOwnership: types.ObjectOwnershipObjectWriter,
+		CreateBucketConfiguration: &types.CreateBucketConfiguration{LocationConstraint: "eu-central-1"}})
+	if code(err) != "NotImplemented" {
+		t.Errorf("objects that their writers own: %v", err)
 	}
 	if status, header, answer := ask(t, server, alice, "PUT", "/data", body("eu-central-1"), nil); status != 200 || header.Get("Location") != "/data" {
 		t.Errorf("create: %d %s", status, answer)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
@@ -18,13 +19,44 @@ import (
 // errAccountExists reports that an account is there already.
 var errAccountExists = errors.New("iam: account exists")
 
+// NewRootKey makes a root access key for an account that is yet to be made. It panics when account is not an account ID.
+func NewRootKey(account string) sigv4.Credentials {
+	return sigv4.Credentials{AccessKeyID: arn.NewID(arn.AccessKeyID, account), SecretAccessKey: newSecret()}
+}
+
+// EnsureFirstAccount makes the installation's first account, the management account, which may make others, unless it
+// exists. Its root gets the key, which is stored wrapped and never shown again. kept reports whether the key is that
+// root's, from now on or from before: a caller that has put the key in safety first can call again after a crash, and
+// loses it in no case. It is an error when the first account is another one.
+func (s *Service) EnsureFirstAccount(ctx context.Context, id, name string, root sigv4.Credentials) (kept bool, err error) {
+	key, err := s.accountKey(id, root)
+	if err != nil {
+		return false, fmt.Errorf("make account %s: %w", id, err)
+	}
+	err = s.db.Update(ctx, func(tx *kv.Tx) error {
+		first, later := s.installation.Read(tx, installationKey)
+		if !later {
+			kept = true
+			_, err := s.addAccount(tx, id, name, key)
+			return err
+		}
+		if first.ManagementAccount != id {
+			return fmt.Errorf("the first account of this store is %s", first.ManagementAccount)
+		}
+		a, _ := s.accounts.Read(tx, id)
+		kept = a != nil && slices.Contains(a.AccessKeys, key.ID)
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("make account %s: %w", id, err)
+	}
+	return kept, nil
+}
+
 // EnsureAccount makes the account, with a root access key, unless it exists. The key is returned only when it was
 // made; it is stored wrapped and never shown again. The first account that is made is the management account, which may
 // make others.
 func (s *Service) EnsureAccount(ctx context.Context, id, name string) (root *sigv4.Credentials, err error) {
-	if _, ok := s.accounts.Get(id); ok {
-		return nil, nil
-	}
 	_, root, err = s.makeAccount(ctx, id, name)
 	if errors.Is(err, errAccountExists) {
 		return nil, nil
@@ -33,32 +65,53 @@ func (s *Service) EnsureAccount(ctx context.Context, id, name string) (root *sig
 }
 
 func (s *Service) makeAccount(ctx context.Context, id, name string) (*accountRow, *sigv4.Credentials, error) {
-	if !arn.ValidAccountID(id) {
-		return nil, nil, fmt.Errorf("make account %q: an account ID is 12 decimal digits", id)
+	if err := checkAccountID(id); err != nil {
+		return nil, nil, fmt.Errorf("make account %q: %w", id, err)
 	}
-	key, secret, err := s.newAccessKey(id, "")
+	root := NewRootKey(id)
+	key, err := s.accountKey(id, root)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("make account %s: %w", id, err)
 	}
 	var made *accountRow
-	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, exists := s.accounts.Read(tx, id); exists {
-			return errAccountExists
-		}
-		_, later := s.installation.Read(tx, installationKey)
-		if !later {
-			s.installation.Write(tx, installationKey, &installation{ManagementAccount: id})
-		}
-		made = &accountRow{account: account{
-			ID: id, Name: name, Created: s.time(), AccessKeys: []string{key.ID}, Usage: map[string]int{},
-		}}
-		s.accounts.Write(tx, id, made)
-		return s.putAccessKey(tx, key)
+	err = s.db.Update(ctx, func(tx *kv.Tx) (err error) {
+		made, err = s.addAccount(tx, id, name, key)
+		return err
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("make account %s: %w", id, err)
 	}
-	return made, &sigv4.Credentials{AccessKeyID: key.ID, SecretAccessKey: secret}, nil
+	return made, &root, nil
+}
+
+// accountKey wraps the root key of a new account.
+func (s *Service) accountKey(id string, root sigv4.Credentials) (*accessKeyRow, error) {
+	if err := checkAccountID(id); err != nil {
+		return nil, err
+	}
+	return s.wrapAccessKey(id, "", root)
+}
+
+func checkAccountID(id string) error {
+	if !arn.ValidAccountID(id) {
+		return errors.New("an account ID is 12 decimal digits")
+	}
+	return nil
+}
+
+// addAccount makes an account as part of tx. The first one becomes the management account.
+func (s *Service) addAccount(tx *kv.Tx, id, name string, key *accessKeyRow) (*accountRow, error) {
+	if _, exists := s.accounts.Read(tx, id); exists {
+		return nil, errAccountExists
+	}
+	if _, later := s.installation.Read(tx, installationKey); !later {
+		s.installation.Write(tx, installationKey, &installation{ManagementAccount: id})
+	}
+	made := &accountRow{account: account{
+		ID: id, Name: name, Created: s.time(), AccessKeys: []string{key.ID}, Usage: map[string]int{},
+	}}
+	s.accounts.Write(tx, id, made)
+	return made, s.putAccessKey(tx, key)
 }
 
 type accountShape struct {

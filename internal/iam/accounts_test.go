@@ -14,6 +14,7 @@ import (
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 )
 
@@ -71,7 +72,9 @@ func TestTheFirstAccountMakesOthers(t *testing.T) {
 	if status, out := in.extension(t, alice, "POST", "/lanyard/accounts", `{"name":"fifth"}`); status != 403 {
 		t.Errorf("a user without permission: %d: %v", status, out)
 	}
-	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "lanyard:CreateAccount", "*"))})
+	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{
+		UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "lanyard:CreateAccount", "*")),
+	})
 	check(t, err)
 	if status, out := in.extension(t, alice, "POST", "/lanyard/accounts", `{"name":"fifth"}`); status != 200 {
 		t.Errorf("a user with permission: %d: %v", status, out)
@@ -110,11 +113,56 @@ func TestAnAccountIsMadeOnce(t *testing.T) {
 	}
 }
 
+func TestTheFirstAccountKeepsItsRootKey(t *testing.T) {
+	t.Parallel()
+	in := start(t, "aws") // whose first account is the one of the constant
+	stranger := iam.NewRootKey(account)
+	for _, c := range []struct {
+		name    string
+		account string
+		key     sigv4.Credentials
+		kept    bool
+		refused bool
+	}{
+		{"its own key is kept, however often it is brought", account, in.rootKey, true, false},
+		{"a new key does not become that of an account that is there", account, stranger, false, false},
+		{"another account cannot come first any more", "555566667777", iam.NewRootKey("555566667777"), false, true},
+		{"an account ID of five digits is refused", "12345", stranger, false, true},
+	} {
+		kept, err := in.EnsureFirstAccount(t.Context(), c.account, "test", c.key)
+		if kept != c.kept || (err != nil) != c.refused {
+			t.Errorf("%s: got %v, %v", c.name, kept, err)
+		}
+	}
+	if _, ok := in.Credential(stranger.AccessKeyID); ok {
+		t.Error("the key that was not kept is known")
+	}
+}
+
+func TestTheFirstAccountIsMadeWithTheKeyThatItWasGiven(t *testing.T) {
+	t.Parallel()
+	in := startEmpty(t, "aws")
+	key := iam.NewRootKey(account)
+	for range 2 { // the second time is after a crash
+		if kept, err := in.EnsureFirstAccount(t.Context(), account, "first", key); !kept || err != nil {
+			t.Fatalf("EnsureFirstAccount = %v, %v", kept, err)
+		}
+	}
+	if c, ok := in.Credential(key.AccessKeyID); !ok || c.Secret != key.SecretAccessKey {
+		t.Errorf("the key resolves: %v, to the secret that was given: %v", ok, c.Secret == key.SecretAccessKey)
+	}
+	if status, out := in.extension(t, key, "GET", "/lanyard/accounts", ""); status != 200 {
+		t.Errorf("the first account is not the management account: %d: %v", status, out)
+	}
+}
+
 func TestAccountsDoNotSeeEachOther(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	in.role(t, "app")
-	refused(t, failure(in.other.GetRole(ctx, &awsiam.GetRoleInput{RoleName: of("app")})), "NoSuchEntity", "The role with name app cannot be found.")
+	refused(t, failure(in.other.GetRole(ctx, &awsiam.GetRoleInput{
+		RoleName: of("app"),
+	})), "NoSuchEntity", "The role with name app cannot be found.")
 	list, err := in.other.ListRoles(ctx, &awsiam.ListRolesInput{})
 	check(t, err)
 	if len(list.Roles) != 0 {
@@ -157,7 +205,9 @@ func TestTheAccountSummaryCounts(t *testing.T) {
 	check(t, failure(in.root.DeleteRole(ctx, &awsiam.DeleteRoleInput{RoleName: of("gone")})))
 	got, err := in.root.GetAccountSummary(ctx, &awsiam.GetAccountSummaryInput{})
 	check(t, err)
-	for key, want := range map[string]int32{"Roles": 1, "Users": 1, "Policies": 0, "RolesQuota": 1000, "UsersQuota": 5000, "AccountAccessKeysPresent": 1} {
+	for key, want := range map[string]int32{
+		"Roles": 1, "Users": 1, "Policies": 0, "RolesQuota": 1000, "UsersQuota": 5000, "AccountAccessKeysPresent": 1,
+	} {
 		if got.SummaryMap[key] != want {
 			t.Errorf("%s = %d, want %d", key, got.SummaryMap[key], want)
 		}

@@ -10,7 +10,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/policy"
 )
 
@@ -25,6 +27,11 @@ func callerOf(id awsapi.Identity) *awsapi.Caller {
 func (in *installation) may(t testing.TB, id awsapi.Identity, action string) policy.Decision {
 	t.Helper()
 	return in.Authorize(t.Context(), callerOf(id), awsapi.Access{Action: action, Resource: "arn:aws:s3:::bucket/key"})
+}
+
+// onlyIf adds a condition to a policy of one statement.
+func onlyIf(document, condition string) string {
+	return strings.Replace(document, `"Effect"`, `"Condition":`+condition+`,"Effect"`, 1)
 }
 
 func (in *installation) identity(t testing.TB, accessKeyID string) awsapi.Identity {
@@ -43,21 +50,27 @@ func TestAuthorize(t *testing.T) {
 		"reader":   {statement("Allow", "s3:Get*", "*")},
 		"denied":   {statement("Allow", "s3:*", "*"), statement("Deny", "s3:GetObject", "*")},
 		"bounded":  {statement("Allow", "s3:*", "*")},
-		"tagged":   {strings.Replace(statement("Allow", "s3:*", "*"), `"Effect"`, `"Condition":{"StringEquals":{"aws:PrincipalTag/Team":"a"}},"Effect"`, 1)},
+		"tagged":   {onlyIf(statement("Allow", "s3:*", "*"), `{"StringEquals":{"aws:PrincipalTag/Team":"a"}}`)},
 		"attached": nil,
 		"bare":     nil,
 		"deleted":  {statement("Allow", "s3:*", "*")},
 	} {
 		in.role(t, name)
 		for i, d := range documents {
-			_, err := in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: &name, PolicyName: of("p" + string(rune('0'+i))), PolicyDocument: &d})
+			_, err := in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+				RoleName: &name, PolicyName: of("p" + string(rune('0'+i))), PolicyDocument: &d,
+			})
 			check(t, err)
 		}
 	}
 	limit := in.policy(t, "limit", statement("Allow", "s3:GetObject", "*"))
-	_, err := in.root.PutRolePermissionsBoundary(ctx, &awsiam.PutRolePermissionsBoundaryInput{RoleName: of("bounded"), PermissionsBoundary: limit})
+	_, err := in.root.PutRolePermissionsBoundary(ctx, &awsiam.PutRolePermissionsBoundaryInput{
+		RoleName: of("bounded"), PermissionsBoundary: limit,
+	})
 	check(t, err)
-	_, err = in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("attached"), PolicyArn: of("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")})
+	_, err = in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+		RoleName: of("attached"), PolicyArn: of("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"),
+	})
 	check(t, err)
 	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{RoleName: of("tagged"), Tags: []types.Tag{{Key: of("team"), Value: of("a")}}})
 	check(t, err)
@@ -68,7 +81,9 @@ func TestAuthorize(t *testing.T) {
 	check(t, err)
 
 	_, aliceKey := in.user(t, "alice")
-	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*"))})
+	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{
+		UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*")),
+	})
 	check(t, err)
 	alice := in.identity(t, aliceKey.AccessKeyID)
 	root := in.identity(t, in.rootKey.AccessKeyID)
@@ -101,7 +116,8 @@ func TestAuthorize(t *testing.T) {
 		{"the boundary does not allow", in.roleSession(t, "bounded"), "s3:PutObject", false, policy.BoundaryLayer},
 		{"the role's tag fits", in.roleSession(t, "tagged"), "s3:GetObject", true, policy.IdentityLayer},
 		{"a session tag takes the place of the role's",
-			session("tagged", func(s *awsapi.Session) { s.Tags = []awsapi.Tag{{Key: "TEAM", Value: "b"}} }), "s3:GetObject", false, policy.IdentityLayer},
+			session("tagged", func(s *awsapi.Session) { s.Tags = []awsapi.Tag{{Key: "TEAM", Value: "b"}} }),
+			"s3:GetObject", false, policy.IdentityLayer},
 		{"a session policy allows",
 			session("reader", func(s *awsapi.Session) { s.Policies = []string{getOnly} }), "s3:GetObject", true, policy.IdentityLayer},
 		{"a session policy does not allow",
@@ -111,7 +127,8 @@ func TestAuthorize(t *testing.T) {
 		{"a managed session policy allows",
 			session("reader", func(s *awsapi.Session) { s.PolicyARNs = []string{*limit} }), "s3:GetObject", true, policy.IdentityLayer},
 		{"a managed session policy is gone",
-			session("reader", func(s *awsapi.Session) { s.PolicyARNs = []string{"arn:aws:iam::111122223333:policy/gone"} }), "s3:GetObject", false, policy.NoLayer},
+			session("reader", func(s *awsapi.Session) { s.PolicyARNs = []string{"arn:aws:iam::111122223333:policy/gone"} }),
+			"s3:GetObject", false, policy.NoLayer},
 		{"a session policy does not compile",
 			session("reader", func(s *awsapi.Session) { s.Policies = []string{"{"} }), "s3:GetObject", false, policy.NoLayer},
 		{"the role is gone", deleted, "s3:GetObject", false, policy.NoLayer},
@@ -123,14 +140,17 @@ func TestAuthorize(t *testing.T) {
 		{"a federated user has no more than the session's policies",
 			temporary(alice, policy.Federated, awsapi.Session{Policies: []string{getOnly}}), "s3:PutObject", false, policy.SessionLayer},
 		{"a federated user has no more than its user's policies",
-			temporary(alice, policy.Federated, awsapi.Session{Policies: []string{statement("Allow", "*", "*")}}), "ec2:RunInstances", false, policy.IdentityLayer},
-		{"a federated user without session policies may nothing", temporary(alice, policy.Federated, awsapi.Session{}), "s3:GetObject", false, policy.SessionLayer},
+			temporary(alice, policy.Federated, awsapi.Session{Policies: []string{statement("Allow", "*", "*")}}),
+			"ec2:RunInstances", false, policy.IdentityLayer},
+		{"a federated user without session policies may nothing",
+			temporary(alice, policy.Federated, awsapi.Session{}), "s3:GetObject", false, policy.SessionLayer},
 		{"root may everything", root, "ec2:RunInstances", true, policy.RootLayer},
 		{"root's federated user has the session's policies",
 			temporary(root, policy.Federated, awsapi.Session{Policies: []string{getOnly}}), "s3:GetObject", true, policy.IdentityLayer},
 		{"root's federated user has no more than the session's policies",
 			temporary(root, policy.Federated, awsapi.Session{Policies: []string{getOnly}}), "s3:PutObject", false, policy.SessionLayer},
-		{"root of an account that is missing", awsapi.Identity{Kind: policy.Root, Account: "999999999999"}, "s3:GetObject", false, policy.NoLayer},
+		{"root of an account that is missing",
+			awsapi.Identity{Kind: policy.Root, Account: "999999999999"}, "s3:GetObject", false, policy.NoLayer},
 		{"nobody", awsapi.Identity{}, "s3:GetObject", false, policy.ResourceLayer},
 		{"a role's session that claims another account",
 			func() awsapi.Identity { id := in.roleSession(t, "reader"); id.Account = other; return id }(), "s3:GetObject", false, policy.NoLayer},
@@ -154,6 +174,66 @@ func TestAuthorize(t *testing.T) {
 	})
 }
 
+// What is stored and does not compile, because it was damaged or comes from a version that understands more, denies.
+func TestDamagedPoliciesDeny(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	in.role(t, "app")
+	own := in.policy(t, "own", statement("Allow", "ec2:*", "*"))
+	_, err := in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+		RoleName: of("app"), PolicyArn: of("arn:aws:iam::aws:policy/AdministratorAccess"),
+	})
+	check(t, err)
+	_, err = in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+		RoleName: of("app"), PolicyName: of("p"), PolicyDocument: of(statement("Deny", "iam:*", "*")),
+	})
+	check(t, err)
+	id := in.roleSession(t, "app")
+	role, err := arn.Parse(id.EntityARN)
+	check(t, err)
+	damage := func(key, old, new string) {
+		t.Helper()
+		e, err := in.store.Get(ctx, "/lanyard/"+key)
+		check(t, err)
+		value := strings.Replace(string(e.Value), old, new, 1)
+		if value == string(e.Value) {
+			t.Fatalf("%s does not hold %s", key, old)
+		}
+		_, err = in.store.Commit(ctx, kv.Op{Key: e.Key, Kind: kv.OpPut, Expect: e.Revision, Value: []byte(value)})
+		check(t, err)
+		check(t, in.db.Sync(ctx))
+	}
+	allowed := func(want bool) {
+		t.Helper()
+		if got := in.may(t, id, "s3:GetObject"); got.Allowed != want {
+			t.Errorf("%v, want allowed %v", got, want)
+		}
+	}
+	allowed(true)
+	damage("iam-roles/111122223333/app", `\"Deny\"`, `\"Maybe\"`)
+	allowed(false)
+	damage("iam-roles/111122223333/app", `\"Maybe\"`, `\"Deny\"`)
+	allowed(true)
+	_, err = in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: own})
+	check(t, err)
+	damage("iam-policies/111122223333/own", `\"Allow\"`, `\"Maybe\"`)
+	allowed(false)
+	if _, ok := in.Role(role); !ok {
+		t.Error("the role is not found")
+	}
+	damage("iam-roles/111122223333/app", `sts:AssumeRole`, `s3:AssumeRole`)
+	if _, ok := in.Role(role); ok {
+		t.Error("a role whose trust policy does not compile is found")
+	}
+	if _, ok := in.RoleByID(id.EntityID); ok {
+		t.Error("a role whose trust policy does not compile is found by its ID")
+	}
+	damage("iam-access-keys/"+in.rootKey.AccessKeyID, `"Wrapped":"`, `"Wrapped":"AAAA`)
+	if _, ok := in.Credential(in.rootKey.AccessKeyID); ok {
+		t.Error("an access key whose secret does not unwrap resolves")
+	}
+}
+
 func TestAChangedPolicyCountsAtOnce(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
@@ -170,13 +250,17 @@ func TestAChangedPolicyCountsAtOnce(t *testing.T) {
 	_, err := in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: p})
 	check(t, err)
 	allowed(true)
-	_, err = in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{PolicyArn: p, PolicyDocument: of(statement("Allow", "s3:PutObject", "*")), SetAsDefault: true})
+	_, err = in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{
+		PolicyArn: p, PolicyDocument: of(statement("Allow", "s3:PutObject", "*")), SetAsDefault: true,
+	})
 	check(t, err)
 	allowed(false)
 	_, err = in.root.SetDefaultPolicyVersion(ctx, &awsiam.SetDefaultPolicyVersionInput{PolicyArn: p, VersionId: of("v1")})
 	check(t, err)
 	allowed(true)
-	_, err = in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: of("no"), PolicyDocument: of(statement("Deny", "*", "*"))})
+	_, err = in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+		RoleName: of("app"), PolicyName: of("no"), PolicyDocument: of(statement("Deny", "*", "*")),
+	})
 	check(t, err)
 	allowed(false)
 }
@@ -188,7 +272,9 @@ func TestContextKeysOfEachCaller(t *testing.T) {
 	_, err := in.root.TagUser(ctx, &awsiam.TagUserInput{UserName: of("alice"), Tags: []types.Tag{{Key: of("Team"), Value: of("a")}}})
 	check(t, err)
 	in.role(t, "app")
-	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{RoleName: of("app"), Tags: []types.Tag{{Key: of("Team"), Value: of("a")}, {Key: of("env"), Value: of("x")}}})
+	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{
+		RoleName: of("app"), Tags: []types.Tag{{Key: of("Team"), Value: of("a")}, {Key: of("env"), Value: of("x")}},
+	})
 	check(t, err)
 	alice, root := in.identity(t, key.AccessKeyID), in.identity(t, in.rootKey.AccessKeyID)
 	app := in.roleSession(t, "app")
@@ -202,8 +288,11 @@ func TestContextKeysOfEachCaller(t *testing.T) {
 	federated.Session = &awsapi.Session{Issued: now}
 
 	const absent = "(absent)"
-	keys := []string{"aws:PrincipalType", "aws:PrincipalArn", "aws:PrincipalAccount", "aws:userid", "aws:username", "aws:PrincipalTag/team",
-		"aws:PrincipalTag/env", "aws:TokenIssueTime", "aws:MultiFactorAuthPresent", "aws:SourceIdentity", "aws:FederatedProvider", "oidc.example.com:sub"}
+	keys := []string{
+		"aws:PrincipalType", "aws:PrincipalArn", "aws:PrincipalAccount", "aws:userid", "aws:username", "aws:PrincipalTag/team",
+		"aws:PrincipalTag/env", "aws:TokenIssueTime", "aws:MultiFactorAuthPresent", "aws:SourceIdentity", "aws:FederatedProvider",
+		"oidc.example.com:sub",
+	}
 	for _, c := range []struct {
 		name string
 		id   awsapi.Identity
@@ -215,8 +304,8 @@ func TestContextKeysOfEachCaller(t *testing.T) {
 			absent, absent, absent, absent, absent, absent}},
 		{"a role's session", app, []string{"AssumedRole", "arn:aws:iam::111122223333:role/app", account, app.UserID, absent, "b",
 			"x", "2026-03-04T04:06:07Z", "false", "me", "arn:aws:iam::111122223333:oidc-provider/oidc.example.com", "pod"}},
-		{"a federated user", federated, []string{"FederatedUser", "arn:aws:sts::111122223333:federated-user/bob", account, "111122223333:bob", absent, "a",
-			absent, "2026-03-04T05:06:07Z", "false", absent, absent, absent}},
+		{"a federated user", federated, []string{"FederatedUser", "arn:aws:sts::111122223333:federated-user/bob", account,
+			"111122223333:bob", absent, "a", absent, "2026-03-04T05:06:07Z", "false", absent, absent, absent}},
 		{"nobody", awsapi.Identity{}, []string{"Anonymous", absent, absent, "anonymous", absent, absent,
 			absent, absent, absent, absent, absent, absent}},
 	} {
@@ -265,7 +354,8 @@ func TestConditionKeysOfOperations(t *testing.T) {
 		allow("iam:DeleteRole", `{"StringEquals":{"iam:ResourceTag/team":"a"}}`),
 		allow("iam:UpdateRole", `{"StringEquals":{"aws:ResourceTag/team":"a"}}`),
 		`{"Effect":"Allow","Action":"iam:AddRoleToInstanceProfile","Resource":"*"}`,
-		`{"Effect":"Allow","Action":"iam:PassRole","Resource":"arn:aws:iam::111122223333:role/mine","Condition":{"StringEquals":{"iam:PassedToService":"ec2.amazonaws.com"}}}`,
+		strings.Replace(allow("iam:PassRole", `{"StringEquals":{"iam:PassedToService":"ec2.amazonaws.com"}}`),
+			`"*"`, `"arn:aws:iam::111122223333:role/mine"`, 1),
 	}, ",") + `]}`
 	_, err := in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("admin"), PolicyName: of("p"), PolicyDocument: &document})
 	check(t, err)
@@ -283,22 +373,30 @@ func TestConditionKeysOfOperations(t *testing.T) {
 	}
 	attach := func(name string) func() error {
 		return func() error {
-			return failure(admin.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("theirs"), PolicyArn: of("arn:aws:iam::aws:policy/" + name)}))
+			return failure(admin.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+				RoleName: of("theirs"), PolicyArn: of("arn:aws:iam::aws:policy/" + name),
+			}))
 		}
 	}
 	create := func(name string, boundary *string) func() error {
 		return func() error {
-			return failure(admin.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: &name, AssumeRolePolicyDocument: of(trusts("AWS", account)), PermissionsBoundary: boundary}))
+			return failure(admin.CreateRole(ctx, &awsiam.CreateRoleInput{
+				RoleName: &name, AssumeRolePolicyDocument: of(trusts("AWS", account)), PermissionsBoundary: boundary,
+			}))
 		}
 	}
 	put := func(role string) func() error {
 		return func() error {
-			return failure(admin.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: &role, PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*"))}))
+			return failure(admin.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+				RoleName: &role, PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*")),
+			}))
 		}
 	}
 	add := func(role string) func() error {
 		return func() error {
-			return failure(admin.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{RoleName: &role, InstanceProfileName: of("node")}))
+			return failure(admin.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{
+				RoleName: &role, InstanceProfileName: of("node"),
+			}))
 		}
 	}
 	for _, c := range []struct {
@@ -346,7 +444,9 @@ func TestConditionKeysOfOperations(t *testing.T) {
 func BenchmarkAuthorize(b *testing.B) {
 	in := start(b, "aws")
 	in.role(b, "app")
-	_, err := in.root.AttachRolePolicy(b.Context(), &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: of("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")})
+	_, err := in.root.AttachRolePolicy(b.Context(), &awsiam.AttachRolePolicyInput{
+		RoleName: of("app"), PolicyArn: of("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"),
+	})
 	check(b, err)
 	c := callerOf(in.roleSession(b, "app"))
 	c.Session.Policies = []string{statement("Allow", "s3:*", "*")}

@@ -2,6 +2,7 @@
 package iam
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -208,3 +209,7 @@ type Provider struct {
 	ClientIDs   []string
 	Thumbprints []string // lower-case hex SHA-1
 }
+
+// Sync returns once lookups show all that was acknowledged, by any replica, before it was called. Errors wrap
+// kv.ErrUnavailable.
+func (s *Service) Sync(ctx context.Context) error { return s.db.Sync(ctx) }

@@ -33,6 +33,8 @@ const (
 // An installation is IAM behind its wire, over a store in memory, with the accounts of the two constants.
 type installation struct {
 	*iam.Service
+	store    kv.Store
+	db       *kv.DB
 	url      string
 	sessions sync.Map // awsapi.Credential by access key ID: temporary credentials, as STS would know them
 	root     *awsiam.Client
@@ -42,13 +44,34 @@ type installation struct {
 
 func start(t testing.TB, partition string) *installation {
 	t.Helper()
+	in := startEmpty(t, partition)
+	for _, a := range []struct {
+		id     string
+		client **awsiam.Client
+	}{{account, &in.root}, {other, &in.other}} {
+		key, err := in.EnsureAccount(t.Context(), a.id, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*a.client = in.client(*key)
+		if a.id == account {
+			in.rootKey = *key
+		}
+	}
+	return in
+}
+
+// startEmpty starts an installation without accounts.
+func startEmpty(t testing.TB, partition string) *installation {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	db := kv.NewDB(kv.Config{Store: kv.NewMemory(), Log: log})
+	store := kv.NewMemory()
+	db := kv.NewDB(kv.Config{Store: store, Log: log})
 	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: keyring.MasterKey{1}, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &installation{Service: iam.New(iam.Config{DB: db, Keyring: ring, Partition: partition, Log: log})}
+	in := &installation{store: store, db: db, Service: iam.New(iam.Config{DB: db, Keyring: ring, Partition: partition, Log: log})}
 	if err := db.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -75,19 +98,6 @@ func start(t testing.TB, partition string) *installation {
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	in.url = server.URL
-	for _, a := range []struct {
-		id     string
-		client **awsiam.Client
-	}{{account, &in.root}, {other, &in.other}} {
-		key, err := in.EnsureAccount(t.Context(), a.id, "test")
-		if err != nil {
-			t.Fatal(err)
-		}
-		*a.client = in.client(*key)
-		if a.id == account {
-			in.rootKey = *key
-		}
-	}
 	return in
 }
 
@@ -133,7 +143,9 @@ func (in *installation) user(t testing.TB, name string) (*awsiam.Client, sigv4.C
 
 func (in *installation) role(t testing.TB, name string) {
 	t.Helper()
-	_, err := in.root.CreateRole(t.Context(), &awsiam.CreateRoleInput{RoleName: &name, AssumeRolePolicyDocument: aws.String(trusts("AWS", account))})
+	_, err := in.root.CreateRole(t.Context(), &awsiam.CreateRoleInput{
+		RoleName: &name, AssumeRolePolicyDocument: aws.String(trusts("AWS", account)),
+	})
 	check(t, err)
 }
 
@@ -147,7 +159,8 @@ func (in *installation) policy(t testing.TB, name, document string) (policyARN *
 // trusts is a trust policy for principals of one type.
 func trusts(typ string, principals ...string) string {
 	list, _ := json.Marshal(principals)
-	return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"` + typ + `":` + string(list) + `},"Action":"sts:AssumeRole"}]}`
+	return `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"` + typ + `":` + string(list) +
+		`},"Action":"sts:AssumeRole"}]}`
 }
 
 // statement is an identity policy of one statement.

@@ -23,17 +23,25 @@ const (
 
 // newAccessKey makes a key of a user, or of root when userID is empty, with its secret wrapped.
 func (s *Service) newAccessKey(account, userID string) (*accessKeyRow, sigv4.Secret, error) {
+	secret := newSecret()
+	row, err := s.wrapAccessKey(account, userID, sigv4.Credentials{AccessKeyID: arn.NewID(arn.AccessKeyID, account), SecretAccessKey: secret})
+	return row, secret, err
+}
+
+func newSecret() sigv4.Secret {
 	var random [30]byte
 	rand.Read(random[:])
-	secret := base64.StdEncoding.EncodeToString(random[:]) // 40 characters, as AWS's are
-	id := arn.NewID(arn.AccessKeyID, account)
-	wrapped, err := s.keyring.Wrap(secretPurpose(id), []byte(secret))
+	return sigv4.Secret(base64.StdEncoding.EncodeToString(random[:])) // 40 characters, as AWS's are
+}
+
+func (s *Service) wrapAccessKey(account, userID string, c sigv4.Credentials) (*accessKeyRow, error) {
+	wrapped, err := s.keyring.Wrap(secretPurpose(c.AccessKeyID), []byte(c.SecretAccessKey))
 	if err != nil {
-		return nil, "", fmt.Errorf("wrap the secret of access key %s: %w", id, err)
+		return nil, fmt.Errorf("wrap the secret of access key %s: %w", c.AccessKeyID, err)
 	}
 	return &accessKeyRow{accessKey: accessKey{
-		ID: id, Account: account, UserID: userID, Wrapped: wrapped, Active: true, Created: s.time(),
-	}}, sigv4.Secret(secret), nil
+		ID: c.AccessKeyID, Account: account, UserID: userID, Wrapped: wrapped, Active: true, Created: s.time(),
+	}}, nil
 }
 
 func secretPurpose(accessKeyID string) string { return "iam/access-key/" + accessKeyID }

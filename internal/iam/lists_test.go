@@ -21,13 +21,19 @@ func TestListsArePaged(t *testing.T) {
 		} else {
 			want = append(want, name)
 		}
-		_, err := in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: &name, Path: &path, AssumeRolePolicyDocument: of(trusts("AWS", account))})
+		_, err := in.root.CreateRole(ctx, &awsiam.CreateRoleInput{
+			RoleName: &name, Path: &path, AssumeRolePolicyDocument: of(trusts("AWS", account)),
+		})
 		check(t, err)
-		_, err = in.other.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: &name, Path: &path, AssumeRolePolicyDocument: of(trusts("AWS", account))})
+		_, err = in.other.CreateRole(ctx, &awsiam.CreateRoleInput{
+			RoleName: &name, Path: &path, AssumeRolePolicyDocument: of(trusts("AWS", account)),
+		})
 		check(t, err)
 	}
 	var got []string
-	for p := awsiam.NewListRolesPaginator(in.root, &awsiam.ListRolesInput{PathPrefix: of("/a/"), MaxItems: of(int32(3))}); p.HasMorePages(); {
+	for p := awsiam.NewListRolesPaginator(in.root, &awsiam.ListRolesInput{
+		PathPrefix: of("/a/"), MaxItems: of(int32(3)),
+	}); p.HasMorePages(); {
 		page, err := p.NextPage(ctx)
 		check(t, err)
 		if len(page.Roles) > 3 || page.IsTruncated != (page.Marker != nil) {
@@ -69,9 +75,21 @@ func TestAMarkerIsForTheListThatMadeIt(t *testing.T) {
 		{"altered", func() error {
 			return failure(in.root.ListRoles(ctx, &awsiam.ListRolesInput{Marker: of(string(altered))}))
 		}, "ValidationError", "Invalid Marker"},
-		{"not of the alphabet", func() error { return failure(in.root.ListRoles(ctx, &awsiam.ListRolesInput{Marker: of("a b")})) }, "ValidationError", "Invalid Marker"},
-		{"of another list", func() error { return failure(in.root.ListPolicies(ctx, &awsiam.ListPoliciesInput{Marker: &marker})) }, "ValidationError", "Invalid Marker"},
-		{"of another account", func() error { return failure(in.other.ListRoles(ctx, &awsiam.ListRolesInput{Marker: &marker})) }, "ValidationError", "Invalid Marker"},
+		{"not of the alphabet", func() error {
+			return failure(in.root.ListRoles(ctx, &awsiam.ListRolesInput{
+				Marker: of("a b"),
+			}))
+		}, "ValidationError", "Invalid Marker"},
+		{"of another list", func() error {
+			return failure(in.root.ListPolicies(ctx, &awsiam.ListPoliciesInput{
+				Marker: &marker,
+			}))
+		}, "ValidationError", "Invalid Marker"},
+		{"of another account", func() error {
+			return failure(in.other.ListRoles(ctx, &awsiam.ListRolesInput{
+				Marker: &marker,
+			}))
+		}, "ValidationError", "Invalid Marker"},
 		{"too long", func() error {
 			return failure(in.root.ListRoles(ctx, &awsiam.ListRolesInput{Marker: of(strings.Repeat("a", 321))}))
 		}, "ValidationError", ""},
@@ -85,7 +103,9 @@ func TestTheLongestMarkerFits(t *testing.T) {
 		in.policy(t, strings.Repeat(string(c), 128), statement("Allow", "s3:*", "*"))
 	}
 	n := 0
-	for p := awsiam.NewListPoliciesPaginator(in.root, &awsiam.ListPoliciesInput{MaxItems: of(int32(1)), Scope: "Local"}); p.HasMorePages(); n++ {
+	for p := awsiam.NewListPoliciesPaginator(in.root, &awsiam.ListPoliciesInput{
+		MaxItems: of(int32(1)), Scope: "Local",
+	}); p.HasMorePages(); n++ {
 		_, err := p.NextPage(ctx)
 		check(t, err)
 	}
@@ -100,7 +120,9 @@ func TestTheLongestMarkerFits(t *testing.T) {
 	}
 	first, err := in.root.ListEntitiesForPolicy(ctx, &awsiam.ListEntitiesForPolicyInput{PolicyArn: p, MaxItems: of(int32(1))})
 	check(t, err)
-	second, err := in.root.ListEntitiesForPolicy(ctx, &awsiam.ListEntitiesForPolicyInput{PolicyArn: p, MaxItems: of(int32(1)), Marker: first.Marker})
+	second, err := in.root.ListEntitiesForPolicy(ctx, &awsiam.ListEntitiesForPolicyInput{
+		PolicyArn: p, MaxItems: of(int32(1)), Marker: first.Marker,
+	})
 	check(t, err)
 	if len(first.PolicyRoles) != 1 || len(second.PolicyRoles) != 1 || second.IsTruncated {
 		t.Errorf("pages %+v and %+v", first.PolicyRoles, second.PolicyRoles)

@@ -18,7 +18,9 @@ func TestManagedPoliciesHaveVersions(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	first := statement("Allow", "s3:Get*", "*")
-	created, err := in.root.CreatePolicy(ctx, &awsiam.CreatePolicyInput{PolicyName: of("p"), Path: of("/team/"), PolicyDocument: &first, Description: of("d")})
+	created, err := in.root.CreatePolicy(ctx, &awsiam.CreatePolicyInput{
+		PolicyName: of("p"), Path: of("/team/"), PolicyDocument: &first, Description: of("d"),
+	})
 	check(t, err)
 	p := created.Policy
 	if *p.Arn != "arn:aws:iam::111122223333:policy/team/p" || !strings.HasPrefix(*p.PolicyId, "ANPA") || *p.DefaultVersionId != "v1" ||
@@ -26,14 +28,17 @@ func TestManagedPoliciesHaveVersions(t *testing.T) {
 		t.Errorf("created %+v", p)
 	}
 	for v := 2; v <= 5; v++ {
-		out, err := in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{PolicyArn: p.Arn, PolicyDocument: of(statement("Allow", fmt.Sprintf("s3:V%d", v), "*")), SetAsDefault: v == 3})
+		out, err := in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{
+			PolicyArn: p.Arn, PolicyDocument: of(statement("Allow", fmt.Sprintf("s3:V%d", v), "*")), SetAsDefault: v == 3,
+		})
 		check(t, err)
 		if *out.PolicyVersion.VersionId != fmt.Sprintf("v%d", v) || out.PolicyVersion.IsDefaultVersion != (v == 3) {
 			t.Errorf("version %d = %+v", v, out.PolicyVersion)
 		}
 	}
 	_, err = in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{PolicyArn: p.Arn, PolicyDocument: &first})
-	refused(t, err, "LimitExceeded", "A managed policy can have up to 5 versions. Before you create a new version, you must delete an existing version.")
+	refused(t, err, "LimitExceeded", "A managed policy can have up to 5 versions. "+
+		"Before you create a new version, you must delete an existing version.")
 	_, err = in.root.DeletePolicyVersion(ctx, &awsiam.DeletePolicyVersionInput{PolicyArn: p.Arn, VersionId: of("v3")})
 	refused(t, err, "DeleteConflict", "Cannot delete the default version of a policy.")
 	_, err = in.root.DeletePolicyVersion(ctx, &awsiam.DeletePolicyVersionInput{PolicyArn: p.Arn, VersionId: of("v5")})
@@ -86,7 +91,9 @@ func TestAttachmentsAreCountedAndListed(t *testing.T) {
 			_, err := in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: p})
 			check(t, err)
 		}
-		_, err := in.root.PutUserPermissionsBoundary(ctx, &awsiam.PutUserPermissionsBoundaryInput{UserName: of("alice"), PermissionsBoundary: p})
+		_, err := in.root.PutUserPermissionsBoundary(ctx, &awsiam.PutUserPermissionsBoundaryInput{
+			UserName: of("alice"), PermissionsBoundary: p,
+		})
 		check(t, err)
 	}
 	for _, c := range []struct {
@@ -108,7 +115,9 @@ func TestAttachmentsAreCountedAndListed(t *testing.T) {
 
 	entities := func(filter types.EntityType, usage types.PolicyUsageType) string {
 		t.Helper()
-		out, err := in.root.ListEntitiesForPolicy(ctx, &awsiam.ListEntitiesForPolicyInput{PolicyArn: admin, EntityFilter: filter, PolicyUsageFilter: usage})
+		out, err := in.root.ListEntitiesForPolicy(ctx, &awsiam.ListEntitiesForPolicyInput{
+			PolicyArn: admin, EntityFilter: filter, PolicyUsageFilter: usage,
+		})
 		check(t, err)
 		var names []string
 		for _, u := range out.PolicyUsers {
@@ -138,8 +147,8 @@ func TestAttachmentsAreCountedAndListed(t *testing.T) {
 
 	attached, err := in.root.ListAttachedRolePolicies(ctx, &awsiam.ListAttachedRolePoliciesInput{RoleName: of("app")})
 	check(t, err)
-	if len(attached.AttachedPolicies) != 2 || *attached.AttachedPolicies[0].PolicyName != "own" || *attached.AttachedPolicies[1].PolicyArn != *admin {
-		t.Errorf("attached = %+v", attached.AttachedPolicies)
+	if a := attached.AttachedPolicies; len(a) != 2 || *a[0].PolicyName != "own" || *a[1].PolicyArn != *admin {
+		t.Errorf("attached = %+v", a)
 	}
 	local, err := in.root.ListPolicies(ctx, &awsiam.ListPoliciesInput{Scope: types.PolicyScopeTypeLocal})
 	check(t, err)
@@ -188,7 +197,9 @@ func TestManagedPoliciesAreRefused(t *testing.T) {
 	in.policy(t, "p", statement("Allow", "s3:*", "*"))
 	in.role(t, "app")
 	for i := range 10 {
-		_, err := in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: in.policy(t, fmt.Sprintf("p%d", i), statement("Allow", "s3:*", "*"))})
+		_, err := in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+			RoleName: of("app"), PolicyArn: in.policy(t, fmt.Sprintf("p%d", i), statement("Allow", "s3:*", "*")),
+		})
 		check(t, err)
 	}
 	admin := of("arn:aws:iam::aws:policy/AdministratorAccess")
@@ -196,7 +207,9 @@ func TestManagedPoliciesAreRefused(t *testing.T) {
 	refuses(t, []refusal{
 		{"a name that is taken, in another path too",
 			func() error {
-				return failure(in.root.CreatePolicy(ctx, &awsiam.CreatePolicyInput{PolicyName: of("P"), Path: of("/x/"), PolicyDocument: of(statement("Allow", "s3:*", "*"))}))
+				return failure(in.root.CreatePolicy(ctx, &awsiam.CreatePolicyInput{
+					PolicyName: of("P"), Path: of("/x/"), PolicyDocument: of(statement("Allow", "s3:*", "*")),
+				}))
 			},
 			"EntityAlreadyExists", "A policy called P already exists."},
 		{"a document over the quota",
@@ -219,7 +232,9 @@ func TestManagedPoliciesAreRefused(t *testing.T) {
 			"AccessDenied", "Policy arn:aws:iam::aws:policy/AdministratorAccess is managed by AWS"},
 		{"changing AWS's policy",
 			func() error {
-				return failure(in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{PolicyArn: admin, PolicyDocument: of(statement("Allow", "s3:*", "*")), SetAsDefault: true}))
+				return failure(in.root.CreatePolicyVersion(ctx, &awsiam.CreatePolicyVersionInput{
+					PolicyArn: admin, PolicyDocument: of(statement("Allow", "s3:*", "*")), SetAsDefault: true,
+				}))
 			},
 			"AccessDenied", "Policy arn:aws:iam::aws:policy/AdministratorAccess is managed by AWS"},
 		{"another account's policy",
@@ -298,7 +313,9 @@ func TestPoliciesAreTagged(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	p := in.policy(t, "p", statement("Allow", "s3:*", "*"))
-	check(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{PolicyArn: p, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}}})))
+	check(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{
+		PolicyArn: p, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}},
+	})))
 	check(t, failure(in.root.UntagPolicy(ctx, &awsiam.UntagPolicyInput{PolicyArn: p, TagKeys: []string{"a"}})))
 	tags, err := in.root.ListPolicyTags(ctx, &awsiam.ListPolicyTagsInput{PolicyArn: p})
 	check(t, err)
@@ -308,5 +325,7 @@ func TestPoliciesAreTagged(t *testing.T) {
 		t.Errorf("tags = %+v, %+v", tags.Tags, got.Policy.Tags)
 	}
 	admin := of("arn:aws:iam::aws:policy/AdministratorAccess")
-	refused(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{PolicyArn: admin, Tags: []types.Tag{{Key: of("a"), Value: of("1")}}})), "AccessDenied", "")
+	refused(t, failure(in.root.TagPolicy(ctx, &awsiam.TagPolicyInput{
+		PolicyArn: admin, Tags: []types.Tag{{Key: of("a"), Value: of("1")}},
+	})), "AccessDenied", "")
 }

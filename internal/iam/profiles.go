@@ -2,7 +2,6 @@ package iam
 
 import (
 	"context"
-	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -134,8 +133,8 @@ func (s *Service) listProfiles(_ context.Context, c *awsapi.Caller, in *listProf
 }
 
 // pageOfProfiles is a page of the instance profiles with the given names.
-func (s *Service) pageOfProfiles(c *awsapi.Caller, marker string, maxItems int32, names func(after string) iter.Seq2[string, string]) (*listProfilesOut, error) {
-	page, next, err := paginate(s, c, marker, maxItems, names, func(name string) (*instanceProfile, bool) {
+func (s *Service) pageOfProfiles(c *awsapi.Caller, marker string, maxItems int32, names []string) (*listProfilesOut, error) {
+	page, next, err := paginate(s, c, marker, maxItems, sorted(names, strings.ToLower), func(name string) (*instanceProfile, bool) {
 		return s.profiles.Get(nameKey(c.Account, name))
 	})
 	return s.profilesOut(page, next, err)

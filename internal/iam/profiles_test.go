@@ -12,13 +12,17 @@ func TestAnInstanceProfileHoldsARole(t *testing.T) {
 	in, ctx := start(t, "aws"), t.Context()
 	in.role(t, "app")
 	in.role(t, "second")
-	created, err := in.root.CreateInstanceProfile(ctx, &awsiam.CreateInstanceProfileInput{InstanceProfileName: of("Node"), Path: of("/k8s/"), Tags: []types.Tag{{Key: of("a"), Value: of("b")}}})
+	created, err := in.root.CreateInstanceProfile(ctx, &awsiam.CreateInstanceProfileInput{
+		InstanceProfileName: of("Node"), Path: of("/k8s/"), Tags: []types.Tag{{Key: of("a"), Value: of("b")}},
+	})
 	check(t, err)
 	if p := created.InstanceProfile; *p.Arn != "arn:aws:iam::111122223333:instance-profile/k8s/Node" || len(p.Roles) != 0 || len(p.Tags) != 1 {
 		t.Errorf("created %+v", p)
 	}
 	add := func(role string) error {
-		return failure(in.root.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{InstanceProfileName: of("node"), RoleName: &role}))
+		return failure(in.root.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{
+			InstanceProfileName: of("node"), RoleName: &role,
+		}))
 	}
 	refused(t, add("no"), "NoSuchEntity", "The role with name no cannot be found.")
 	check(t, add("app"))
@@ -40,11 +44,15 @@ func TestAnInstanceProfileHoldsARole(t *testing.T) {
 	}
 	refused(t, remove(), "DeleteConflict", "Cannot delete entity, must remove roles from instance profile first.")
 	take := func(role string) error {
-		return failure(in.root.RemoveRoleFromInstanceProfile(ctx, &awsiam.RemoveRoleFromInstanceProfileInput{InstanceProfileName: of("node"), RoleName: &role}))
+		return failure(in.root.RemoveRoleFromInstanceProfile(ctx, &awsiam.RemoveRoleFromInstanceProfileInput{
+			InstanceProfileName: of("node"), RoleName: &role,
+		}))
 	}
 	refused(t, take("second"), "NoSuchEntity", "The role with name second cannot be found.")
 	check(t, take("app"))
-	_, err = in.root.TagInstanceProfile(ctx, &awsiam.TagInstanceProfileInput{InstanceProfileName: of("node"), Tags: []types.Tag{{Key: of("c"), Value: of("d")}}})
+	_, err = in.root.TagInstanceProfile(ctx, &awsiam.TagInstanceProfileInput{
+		InstanceProfileName: of("node"), Tags: []types.Tag{{Key: of("c"), Value: of("d")}},
+	})
 	check(t, err)
 	_, err = in.root.UntagInstanceProfile(ctx, &awsiam.UntagInstanceProfileInput{InstanceProfileName: of("node"), TagKeys: []string{"a"}})
 	check(t, err)

@@ -35,7 +35,9 @@ func TestAProvidersPortIsNotPartOfItsName(t *testing.T) {
 			if got := *created.OpenIDConnectProviderArn; got != "arn:aws:iam::111122223333:oidc-provider/"+want.name {
 				t.Errorf("ARN = %s", got)
 			}
-			got, err := in.root.GetOpenIDConnectProvider(ctx, &awsiam.GetOpenIDConnectProviderInput{OpenIDConnectProviderArn: created.OpenIDConnectProviderArn})
+			got, err := in.root.GetOpenIDConnectProvider(ctx, &awsiam.GetOpenIDConnectProviderInput{
+				OpenIDConnectProviderArn: created.OpenIDConnectProviderArn,
+			})
 			check(t, err)
 			if *got.Url != want.name || len(got.ClientIDList) != 1 || got.ThumbprintList[0] != strings.ToLower(thumbprint) {
 				t.Errorf("GetOpenIDConnectProvider = %+v", got)
@@ -49,7 +51,9 @@ func TestAProvidersPortIsNotPartOfItsName(t *testing.T) {
 					t.Errorf("provider = %+v, want %+v", p, want)
 				}
 			}
-			for _, issuer := range []string{"https://" + want.name + "x", "https://" + want.name + "/", "http://" + want.name, want.name, "https://" + want.name + "?x"} {
+			for _, issuer := range []string{
+				"https://" + want.name + "x", "https://" + want.name + "/", "https://" + want.name + "?x", "http://" + want.name, want.name,
+			} {
 				if p, ok := in.Provider(account, issuer); ok {
 					t.Errorf("found %+v for the issuer %s", p, issuer)
 				}
@@ -64,32 +68,46 @@ func TestAProvidersPortIsNotPartOfItsName(t *testing.T) {
 func TestProvidersAreChanged(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
-	created, err := in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{Url: of("https://oidc.example.com"), Tags: []types.Tag{{Key: of("a"), Value: of("b")}}})
+	created, err := in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{
+		Url: of("https://oidc.example.com"), Tags: []types.Tag{{Key: of("a"), Value: of("b")}},
+	})
 	check(t, err)
 	id := created.OpenIDConnectProviderArn
 	for range 2 {
-		_, err = in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{OpenIDConnectProviderArn: id, ClientID: of("one")})
+		_, err = in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{
+			OpenIDConnectProviderArn: id, ClientID: of("one"),
+		})
 		check(t, err)
 	}
-	_, err = in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{OpenIDConnectProviderArn: id, ClientID: of("two")})
+	_, err = in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{
+		OpenIDConnectProviderArn: id, ClientID: of("two"),
+	})
 	check(t, err)
 	for range 2 {
-		_, err = in.root.RemoveClientIDFromOpenIDConnectProvider(ctx, &awsiam.RemoveClientIDFromOpenIDConnectProviderInput{OpenIDConnectProviderArn: id, ClientID: of("one")})
+		_, err = in.root.RemoveClientIDFromOpenIDConnectProvider(ctx, &awsiam.RemoveClientIDFromOpenIDConnectProviderInput{
+			OpenIDConnectProviderArn: id, ClientID: of("one"),
+		})
 		check(t, err)
 	}
 	p, ok := in.Provider(account, "https://oidc.example.com")
 	if !ok || cmp.Diff([]string{"two"}, p.ClientIDs) != "" || len(p.Thumbprints) != 0 {
 		t.Errorf("provider = %+v, %v", p, ok)
 	}
-	_, err = in.root.UpdateOpenIDConnectProviderThumbprint(ctx, &awsiam.UpdateOpenIDConnectProviderThumbprintInput{OpenIDConnectProviderArn: id, ThumbprintList: []string{thumbprint}})
+	_, err = in.root.UpdateOpenIDConnectProviderThumbprint(ctx, &awsiam.UpdateOpenIDConnectProviderThumbprintInput{
+		OpenIDConnectProviderArn: id, ThumbprintList: []string{thumbprint},
+	})
 	check(t, err)
 	p, _ = in.Provider(account, "https://oidc.example.com")
 	if diff := cmp.Diff([]string{strings.ToLower(thumbprint)}, p.Thumbprints); diff != "" {
 		t.Error(diff)
 	}
-	_, err = in.root.TagOpenIDConnectProvider(ctx, &awsiam.TagOpenIDConnectProviderInput{OpenIDConnectProviderArn: id, Tags: []types.Tag{{Key: of("c"), Value: of("d")}}})
+	_, err = in.root.TagOpenIDConnectProvider(ctx, &awsiam.TagOpenIDConnectProviderInput{
+		OpenIDConnectProviderArn: id, Tags: []types.Tag{{Key: of("c"), Value: of("d")}},
+	})
 	check(t, err)
-	_, err = in.root.UntagOpenIDConnectProvider(ctx, &awsiam.UntagOpenIDConnectProviderInput{OpenIDConnectProviderArn: id, TagKeys: []string{"a"}})
+	_, err = in.root.UntagOpenIDConnectProvider(ctx, &awsiam.UntagOpenIDConnectProviderInput{
+		OpenIDConnectProviderArn: id, TagKeys: []string{"a"},
+	})
 	check(t, err)
 	tags, err := in.root.ListOpenIDConnectProviderTags(ctx, &awsiam.ListOpenIDConnectProviderTagsInput{OpenIDConnectProviderArn: id})
 	check(t, err)
@@ -115,7 +133,9 @@ func TestProvidersAreRefused(t *testing.T) {
 	in, ctx := start(t, "aws"), t.Context()
 	create := func(url string, thumbprints ...string) func() error {
 		return func() error {
-			return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{Url: &url, ThumbprintList: thumbprints}))
+			return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{
+				Url: &url, ThumbprintList: thumbprints,
+			}))
 		}
 	}
 	check(t, create("https://oidc.example.com/id/X")())
@@ -125,10 +145,12 @@ func TestProvidersAreRefused(t *testing.T) {
 		clients[i] = fmt.Sprint(i)
 	}
 	refuses(t, []refusal{
-		{"a URL that is taken", create("https://oidc.example.com/id/X"), "EntityAlreadyExists", "Provider with url https://oidc.example.com/id/X already exists."},
+		{"a URL that is taken", create("https://oidc.example.com/id/X"),
+			"EntityAlreadyExists", "Provider with url https://oidc.example.com/id/X already exists."},
 		{"a URL that differs by its port", create("https://oidc.example.com:8443/id/X"), "EntityAlreadyExists", "Provider with url"},
 		{"a URL without a scheme", create("oidc.example.com"), "ValidationError", "Invalid Open ID Connect Provider URL"},
-		{"a URL that is not https", create("http://oidc.example.com"), "InvalidInput", "Invalid Open ID Connect Provider URL. The URL must begin with https://."},
+		{"a URL that is not https", create("http://oidc.example.com"),
+			"InvalidInput", "Invalid Open ID Connect Provider URL. The URL must begin with https://."},
 		{"a URL with a query", create("https://oidc.example.com/?x"), "InvalidInput", "Invalid Open ID Connect Provider URL"},
 		{"a URL with a user", create("https://a@oidc.example.com"), "InvalidInput", "Invalid Open ID Connect Provider URL"},
 		{"an IPv6 address", create("https://[::1]/x"), "InvalidInput", "Invalid Open ID Connect Provider URL"},
@@ -138,7 +160,9 @@ func TestProvidersAreRefused(t *testing.T) {
 		{"a thumbprint that is no hash", create("https://b.example.com", strings.Repeat("x", 40)), "InvalidInput", "Thumbprint "},
 		{"too many client IDs",
 			func() error {
-				return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{Url: of("https://b.example.com"), ClientIDList: clients}))
+				return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{
+					Url: of("https://b.example.com"), ClientIDList: clients,
+				}))
 			},
 			"LimitExceeded", "Cannot exceed quota for ClientIdsPerOpenIdConnectProvider: 100"},
 		{"a provider that is missing",
@@ -148,12 +172,16 @@ func TestProvidersAreRefused(t *testing.T) {
 			"NoSuchEntity", "OpenIDConnect Provider not found for arn " + *missing},
 		{"adding to a provider that is missing",
 			func() error {
-				return failure(in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{OpenIDConnectProviderArn: missing, ClientID: of("x")}))
+				return failure(in.root.AddClientIDToOpenIDConnectProvider(ctx, &awsiam.AddClientIDToOpenIDConnectProviderInput{
+					OpenIDConnectProviderArn: missing, ClientID: of("x"),
+				}))
 			},
 			"NoSuchEntity", "OpenIDConnect Provider not found for arn " + *missing},
 		{"another account's provider",
 			func() error {
-				return failure(in.other.GetOpenIDConnectProvider(ctx, &awsiam.GetOpenIDConnectProviderInput{OpenIDConnectProviderArn: of("arn:aws:iam::111122223333:oidc-provider/oidc.example.com/id/X")}))
+				return failure(in.other.GetOpenIDConnectProvider(ctx, &awsiam.GetOpenIDConnectProviderInput{
+					OpenIDConnectProviderArn: of("arn:aws:iam::111122223333:oidc-provider/oidc.example.com/id/X"),
+				}))
 			},
 			"NoSuchEntity", "OpenIDConnect Provider not found for arn "},
 		{"no thumbprints in place of some",
@@ -169,20 +197,26 @@ func TestAnAccountHasAHundredProviders(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	create := func(n int) error {
-		return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{Url: of(fmt.Sprintf("https://oidc.example.com/%d", n))}))
+		return failure(in.root.CreateOpenIDConnectProvider(ctx, &awsiam.CreateOpenIDConnectProviderInput{
+			Url: of(fmt.Sprintf("https://oidc.example.com/%d", n)),
+		}))
 	}
 	for n := range 100 {
 		check(t, create(n))
 	}
 	refused(t, create(100), "LimitExceeded", "Cannot exceed quota for OpenIDConnectProvidersPerAccount: 100")
-	_, err := in.root.DeleteOpenIDConnectProvider(ctx, &awsiam.DeleteOpenIDConnectProviderInput{OpenIDConnectProviderArn: of("arn:aws:iam::111122223333:oidc-provider/oidc.example.com/7")})
+	_, err := in.root.DeleteOpenIDConnectProvider(ctx, &awsiam.DeleteOpenIDConnectProviderInput{
+		OpenIDConnectProviderArn: of("arn:aws:iam::111122223333:oidc-provider/oidc.example.com/7"),
+	})
 	check(t, err)
 	check(t, create(100))
 }
 
 func FuzzProvider(f *testing.F) {
-	for _, s := range []string{"https://a.example.com/id/X", "https://a:443", "http://b", "https://[::1]:8/", "https://a/%zz", "https://a:/b"} {
-		f.Add(s)
+	for _, url := range []string{
+		"https://a.example.com/id/X", "https://a:443", "http://b", "https://[::1]:8/", "https://a/%zz", "https://a:/b",
+	} {
+		f.Add(url)
 	}
 	in := start(f, "aws")
 	f.Fuzz(func(t *testing.T, url string) {
@@ -198,7 +232,9 @@ func FuzzProvider(f *testing.F) {
 		if !ok || cmp.Diff(p, again, cmp.AllowUnexported(iam.Provider{}.ARN)) != "" {
 			t.Fatalf("%+v is not found by the URL to fetch it from, but %+v", p, again)
 		}
-		_, err = in.root.DeleteOpenIDConnectProvider(t.Context(), &awsiam.DeleteOpenIDConnectProviderInput{OpenIDConnectProviderArn: created.OpenIDConnectProviderArn})
+		_, err = in.root.DeleteOpenIDConnectProvider(t.Context(), &awsiam.DeleteOpenIDConnectProviderInput{
+			OpenIDConnectProviderArn: created.OpenIDConnectProviderArn,
+		})
 		check(t, err)
 	})
 }

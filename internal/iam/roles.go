@@ -2,7 +2,6 @@ package iam
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -437,6 +436,5 @@ func (s *Service) listInstanceProfilesForRole(_ context.Context, c *awsapi.Calle
 	if err != nil {
 		return nil, err
 	}
-	names := slices.Clone(r.Profiles)
-	return s.pageOfProfiles(c, in.Marker, in.MaxItems, sorted(names, strings.ToLower))
+	return s.pageOfProfiles(c, in.Marker, in.MaxItems, r.Profiles)
 }

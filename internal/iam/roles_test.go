@@ -54,7 +54,10 @@ func TestRolesAreShownAsAWSShowsThem(t *testing.T) {
 
 	list, err := in.root.ListRoles(ctx, &awsiam.ListRolesInput{PathPrefix: of("/team")})
 	check(t, err)
-	if len(list.Roles) != 1 || list.Roles[0].Tags != nil || list.Roles[0].PermissionsBoundary != nil || *list.Roles[0].MaxSessionDuration != 3600 {
+	if len(list.Roles) != 1 {
+		t.Fatalf("ListRoles = %+v", list.Roles)
+	}
+	if r := list.Roles[0]; r.Tags != nil || r.PermissionsBoundary != nil || *r.MaxSessionDuration != 3600 {
 		t.Errorf("ListRoles = %+v", list.Roles)
 	}
 	list, err = in.root.ListRoles(ctx, &awsiam.ListRolesInput{PathPrefix: of("/other")})
@@ -68,7 +71,9 @@ func TestRolesAreChanged(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	in.role(t, "app")
-	_, err := in.root.UpdateRole(ctx, &awsiam.UpdateRoleInput{RoleName: of("app"), MaxSessionDuration: of(int32(7200)), Description: of("new")})
+	_, err := in.root.UpdateRole(ctx, &awsiam.UpdateRoleInput{
+		RoleName: of("app"), MaxSessionDuration: of(int32(7200)), Description: of("new"),
+	})
 	check(t, err)
 	_, err = in.root.UpdateRole(ctx, &awsiam.UpdateRoleInput{RoleName: of("app")})
 	check(t, err)
@@ -77,7 +82,9 @@ func TestRolesAreChanged(t *testing.T) {
 	if *out.Role.MaxSessionDuration != 7200 || *out.Role.Description != "newer" {
 		t.Errorf("role = %+v", out.Role)
 	}
-	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{RoleName: of("app"), Tags: []types.Tag{{Key: of("Team"), Value: of("a")}, {Key: of("x"), Value: of("y")}}})
+	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{
+		RoleName: of("app"), Tags: []types.Tag{{Key: of("Team"), Value: of("a")}, {Key: of("x"), Value: of("y")}},
+	})
 	check(t, err)
 	_, err = in.root.TagRole(ctx, &awsiam.TagRoleInput{RoleName: of("app"), Tags: []types.Tag{{Key: of("team"), Value: of("b")}}})
 	check(t, err)
@@ -135,7 +142,9 @@ func TestARecreatedRoleIsAnotherRole(t *testing.T) {
 func TestARoleIsFoundByItsWholeARN(t *testing.T) {
 	t.Parallel()
 	in := start(t, "aws")
-	_, err := in.root.CreateRole(t.Context(), &awsiam.CreateRoleInput{RoleName: of("App"), Path: of("/a/b/"), AssumeRolePolicyDocument: of(trusts("AWS", "*"))})
+	_, err := in.root.CreateRole(t.Context(), &awsiam.CreateRoleInput{
+		RoleName: of("App"), Path: of("/a/b/"), AssumeRolePolicyDocument: of(trusts("AWS", "*")),
+	})
 	check(t, err)
 	for text, want := range map[string]bool{
 		"arn:aws:iam::111122223333:role/a/b/App":    true,
@@ -162,52 +171,49 @@ func TestTrustPoliciesNamePrincipalsThatExist(t *testing.T) {
 	in.user(t, "alice")
 	_, err := in.other.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("far"), AssumeRolePolicyDocument: of(trusts("AWS", other))})
 	check(t, err)
-	for name, c := range map[string]struct {
-		document string
-		message  string // empty: accepted
-	}{
-		"a role":                              {document: trusts("AWS", "arn:aws:iam::111122223333:role/peer")},
-		"a user":                              {document: trusts("AWS", "arn:aws:iam::111122223333:user/alice")},
-		"a role of another account":           {document: trusts("AWS", "arn:aws:iam::444455556666:role/far")},
-		"an account ID":                       {document: trusts("AWS", account)},
-		"another account's root":              {document: trusts("AWS", "arn:aws:iam::444455556666:root")},
-		"everyone":                            {document: trusts("AWS", "*")},
-		"a role session":                      {document: trusts("AWS", "arn:aws:sts::111122223333:assumed-role/peer/session")},
-		"a federated user":                    {document: trusts("AWS", "arn:aws:sts::111122223333:federated-user/bob")},
-		"a service":                           {document: trusts("Service", "pods.eks.amazonaws.com")},
-		"a provider that does not exist":      {document: trusts("Federated", "arn:aws:iam::111122223333:oidc-provider/example.com")},
-		"a role that does not exist":          {trusts("AWS", "arn:aws:iam::111122223333:role/no"), `Invalid principal in policy: "AWS":"arn:aws:iam::111122223333:role/no"`},
-		"a user that does not exist":          {trusts("AWS", "arn:aws:iam::111122223333:user/no"), `Invalid principal in policy: "AWS":"arn:aws:iam::111122223333:user/no"`},
-		"a role by another path":              {trusts("AWS", "arn:aws:iam::111122223333:role/x/peer"), `Invalid principal in policy: "AWS":"arn:aws:iam::111122223333:role/x/peer"`},
-		"a role of an unknown account":        {trusts("AWS", "arn:aws:iam::999999999999:role/peer"), `Invalid principal in policy: "AWS":"arn:aws:iam::999999999999:role/peer"`},
-		"a role of another partition":         {trusts("AWS", "arn:aws-cn:iam::111122223333:role/peer"), `Invalid principal in policy: "AWS":"arn:aws-cn:iam::111122223333:role/peer"`},
-		"an account of another partition":     {trusts("AWS", "arn:aws-cn:iam::111122223333:root"), `Invalid principal in policy: "AWS":"arn:aws-cn:iam::111122223333:root"`},
-		"itself, before it is made":           {trusts("AWS", "arn:aws:iam::111122223333:role/made"), `Invalid principal in policy: "AWS":"arn:aws:iam::111122223333:role/made"`},
-		"a unique ID that nobody has":         {trusts("AWS", "AROAABCDEFGHIJKLMNOPQ"), `Invalid principal in policy: "AWS":"AROAABCDEFGHIJKLMNOPQ"`},
-		"a wildcard in a role's name":         {trusts("AWS", "arn:aws:iam::111122223333:role/*"), `Invalid principal in policy: "AWS":"arn:aws:iam::111122223333:role/*"`},
-		"nothing that is JSON":                {"{", "This policy contains invalid Json"},
-		"more than the quota, without spaces": {trusts("AWS", strings.Repeat("x", 2048)), "Cannot exceed quota for ACLSizePerRole: 2048"},
+	create := func(document string) error {
+		return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("made"), AssumeRolePolicyDocument: &document}))
+	}
+	for name, document := range map[string]string{
+		"a role":                         trusts("AWS", "arn:aws:iam::111122223333:role/peer"),
+		"a user":                         trusts("AWS", "arn:aws:iam::111122223333:user/alice"),
+		"a role of another account":      trusts("AWS", "arn:aws:iam::444455556666:role/far"),
+		"an account ID":                  trusts("AWS", account),
+		"another account's root":         trusts("AWS", "arn:aws:iam::444455556666:root"),
+		"everyone":                       trusts("AWS", "*"),
+		"a role session":                 trusts("AWS", "arn:aws:sts::111122223333:assumed-role/peer/session"),
+		"a federated user":               trusts("AWS", "arn:aws:sts::111122223333:federated-user/bob"),
+		"a service":                      trusts("Service", "pods.eks.amazonaws.com"),
+		"a provider that does not exist": trusts("Federated", "arn:aws:iam::111122223333:oidc-provider/example.com"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("made"), AssumeRolePolicyDocument: &c.document})
-			if c.message != "" {
-				code := "MalformedPolicyDocument"
-				if strings.HasPrefix(c.message, "Cannot exceed") {
-					code = "LimitExceeded"
-				}
-				refused(t, err, code, c.message)
-				return
-			}
-			check(t, err)
+			check(t, create(document))
 			got, err := in.root.GetRole(ctx, &awsiam.GetRoleInput{RoleName: of("made")})
 			check(t, err)
-			if read, err := url.PathUnescape(*got.Role.AssumeRolePolicyDocument); err != nil || read != c.document {
-				t.Errorf("read back %s, %v; want %s", read, err, c.document)
+			if read, err := url.PathUnescape(*got.Role.AssumeRolePolicyDocument); err != nil || read != document {
+				t.Errorf("read back %s, %v; want %s", read, err, document)
 			}
 			_, err = in.root.DeleteRole(ctx, &awsiam.DeleteRoleInput{RoleName: of("made")})
 			check(t, err)
 		})
 	}
+	for name, principal := range map[string]string{
+		"a role that does not exist":      "arn:aws:iam::111122223333:role/no",
+		"a user that does not exist":      "arn:aws:iam::111122223333:user/no",
+		"a role by another path":          "arn:aws:iam::111122223333:role/x/peer",
+		"a role of an unknown account":    "arn:aws:iam::999999999999:role/peer",
+		"a role of another partition":     "arn:aws-cn:iam::111122223333:role/peer",
+		"an account of another partition": "arn:aws-cn:iam::111122223333:root",
+		"itself, before it is made":       "arn:aws:iam::111122223333:role/made",
+		"a unique ID that nobody has":     "AROAABCDEFGHIJKLMNOPQ",
+		"a wildcard in a role's name":     "arn:aws:iam::111122223333:role/*",
+	} {
+		t.Run(name, func(t *testing.T) {
+			refused(t, create(trusts("AWS", principal)), "MalformedPolicyDocument", `Invalid principal in policy: "AWS":"`+principal+`"`)
+		})
+	}
+	refused(t, create("{"), "MalformedPolicyDocument", "This policy contains invalid Json")
+	refused(t, create(trusts("AWS", strings.Repeat("x", 2048))), "LimitExceeded", "Cannot exceed quota for ACLSizePerRole: 2048")
 }
 
 func TestWhiteSpaceDoesNotCountAgainstTheTrustQuota(t *testing.T) {
@@ -224,7 +230,9 @@ func TestTrustPoliciesFollowTheEntityNotItsName(t *testing.T) {
 	in.user(t, "alice")
 	created, err := in.root.GetUser(ctx, &awsiam.GetUserInput{UserName: of("alice")})
 	check(t, err)
-	_, err = in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("app"), AssumeRolePolicyDocument: of(trusts("AWS", *created.User.Arn))})
+	_, err = in.root.CreateRole(ctx, &awsiam.CreateRoleInput{
+		RoleName: of("app"), AssumeRolePolicyDocument: of(trusts("AWS", *created.User.Arn)),
+	})
 	check(t, err)
 	shows := func(principal string) {
 		t.Helper()
@@ -242,7 +250,9 @@ func TestTrustPoliciesFollowTheEntityNotItsName(t *testing.T) {
 
 	keys, err := in.root.ListAccessKeys(ctx, &awsiam.ListAccessKeysInput{UserName: of("bob")})
 	check(t, err)
-	_, err = in.root.DeleteAccessKey(ctx, &awsiam.DeleteAccessKeyInput{UserName: of("bob"), AccessKeyId: keys.AccessKeyMetadata[0].AccessKeyId})
+	_, err = in.root.DeleteAccessKey(ctx, &awsiam.DeleteAccessKeyInput{
+		UserName: of("bob"), AccessKeyId: keys.AccessKeyMetadata[0].AccessKeyId,
+	})
 	check(t, err)
 	_, err = in.root.DeleteUser(ctx, &awsiam.DeleteUserInput{UserName: of("bob")})
 	check(t, err)
@@ -250,7 +260,9 @@ func TestTrustPoliciesFollowTheEntityNotItsName(t *testing.T) {
 	_, err = in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: of("bob"), Path: of("/x/")})
 	check(t, err)
 	shows(*created.User.UserId)
-	_, err = in.root.UpdateAssumeRolePolicy(ctx, &awsiam.UpdateAssumeRolePolicyInput{RoleName: of("app"), PolicyDocument: of(trusts("AWS", *created.User.UserId))})
+	_, err = in.root.UpdateAssumeRolePolicy(ctx, &awsiam.UpdateAssumeRolePolicyInput{
+		RoleName: of("app"), PolicyDocument: of(trusts("AWS", *created.User.UserId)),
+	})
 	refused(t, err, "MalformedPolicyDocument", "Invalid principal in policy")
 }
 
@@ -277,17 +289,25 @@ func TestRolesAreRefused(t *testing.T) {
 			"EntityAlreadyExists", "Role with name APP already exists."},
 		{"a path of service-linked roles",
 			func() error {
-				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("slr"), Path: of("/aws-service-role/x/"), AssumeRolePolicyDocument: &trust}))
+				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{
+					RoleName: of("slr"), Path: of("/aws-service-role/x/"), AssumeRolePolicyDocument: &trust,
+				}))
 			},
 			"InvalidInput", "The path /aws-service-role/"},
 		{"a boundary that does not exist",
 			func() error {
-				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("b"), AssumeRolePolicyDocument: &trust, PermissionsBoundary: of("arn:aws:iam::111122223333:policy/no")}))
+				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{
+					RoleName: of("b"), AssumeRolePolicyDocument: &trust, PermissionsBoundary: of("arn:aws:iam::111122223333:policy/no"),
+				}))
 			},
 			"NoSuchEntity", "Scope ARN: arn:aws:iam::111122223333:policy/no does not exist or is not attachable."},
 		{"tags whose keys differ only by case",
 			func() error {
-				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{RoleName: of("b"), AssumeRolePolicyDocument: &trust, Tags: []types.Tag{{Key: of("a"), Value: of("")}, {Key: of("A"), Value: of("")}}}))
+				return failure(in.root.CreateRole(ctx, &awsiam.CreateRoleInput{
+					RoleName:                 of("b"),
+					AssumeRolePolicyDocument: &trust,
+					Tags:                     []types.Tag{{Key: of("a"), Value: of("")}, {Key: of("A"), Value: of("")}},
+				}))
 			},
 			"InvalidInput", "Duplicate tag keys found. Please note that Tag keys are case insensitive."},
 		{"a tag of AWS's own",
@@ -315,19 +335,25 @@ func TestRolesAreRefused(t *testing.T) {
 			"NoSuchEntity", "The role policy with name no cannot be found."},
 		{"an inline policy that is malformed",
 			func() error {
-				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: of("x"), PolicyDocument: of(trust)}))
+				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+					RoleName: of("app"), PolicyName: of("x"), PolicyDocument: of(trust),
+				}))
 			},
 			"MalformedPolicyDocument", "Policy document should not specify a principal."},
 		{"inline policies that are together too large",
 			func() error {
-				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: of("big2"), PolicyDocument: &big}))
+				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+					RoleName: of("app"), PolicyName: of("big2"), PolicyDocument: &big,
+				}))
 			},
 			"LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role app"},
 		{"inline policies with white space without end",
 			func() error {
 				for _, name := range []string{"s1", "s2", "s3"} {
 					document := statement("Allow", "s3:*", "*") + strings.Repeat(" ", 100_000)
-					if _, err := in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: &name, PolicyDocument: &document}); err != nil {
+					if _, err := in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+						RoleName: of("app"), PolicyName: &name, PolicyDocument: &document,
+					}); err != nil {
 						return err
 					}
 				}
@@ -336,17 +362,23 @@ func TestRolesAreRefused(t *testing.T) {
 			"LimitExceeded", "Maximum policy size of 10240 bytes exceeded for role app"},
 		{"attaching what is no ARN",
 			func() error {
-				return failure(in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: of("this is not an ARN at all")}))
+				return failure(in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+					RoleName: of("app"), PolicyArn: of("this is not an ARN at all"),
+				}))
 			},
 			"ValidationError", "Invalid ARN:  Could not be parsed!"},
 		{"attaching what does not exist",
 			func() error {
-				return failure(in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{RoleName: of("app"), PolicyArn: of("arn:aws:iam::aws:policy/NoSuchPolicy")}))
+				return failure(in.root.AttachRolePolicy(ctx, &awsiam.AttachRolePolicyInput{
+					RoleName: of("app"), PolicyArn: of("arn:aws:iam::aws:policy/NoSuchPolicy"),
+				}))
 			},
 			"NoSuchEntity", "Policy arn:aws:iam::aws:policy/NoSuchPolicy does not exist or is not attachable."},
 		{"attaching another account's policy",
 			func() error {
-				out, err := in.other.CreatePolicy(ctx, &awsiam.CreatePolicyInput{PolicyName: of("theirs"), PolicyDocument: of(statement("Allow", "*", "*"))})
+				out, err := in.other.CreatePolicy(ctx, &awsiam.CreatePolicyInput{
+					PolicyName: of("theirs"), PolicyDocument: of(statement("Allow", "*", "*")),
+				})
 				if err != nil {
 					return err
 				}
@@ -391,7 +423,9 @@ func TestARoleInUseIsNotDeleted(t *testing.T) {
 		},
 		{
 			func() error {
-				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{RoleName: of("app"), PolicyName: of("i"), PolicyDocument: of(statement("Allow", "s3:*", "*"))}))
+				return failure(in.root.PutRolePolicy(ctx, &awsiam.PutRolePolicyInput{
+					RoleName: of("app"), PolicyName: of("i"), PolicyDocument: of(statement("Allow", "s3:*", "*")),
+				}))
 			},
 			func() error {
 				return failure(in.root.DeleteRolePolicy(ctx, &awsiam.DeleteRolePolicyInput{RoleName: of("app"), PolicyName: of("i")}))
@@ -400,10 +434,14 @@ func TestARoleInUseIsNotDeleted(t *testing.T) {
 		},
 		{
 			func() error {
-				return failure(in.root.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{RoleName: of("app"), InstanceProfileName: of("node")}))
+				return failure(in.root.AddRoleToInstanceProfile(ctx, &awsiam.AddRoleToInstanceProfileInput{
+					RoleName: of("app"), InstanceProfileName: of("node"),
+				}))
 			},
 			func() error {
-				return failure(in.root.RemoveRoleFromInstanceProfile(ctx, &awsiam.RemoveRoleFromInstanceProfileInput{RoleName: of("app"), InstanceProfileName: of("node")}))
+				return failure(in.root.RemoveRoleFromInstanceProfile(ctx, &awsiam.RemoveRoleFromInstanceProfileInput{
+					RoleName: of("app"), InstanceProfileName: of("node"),
+				}))
 			},
 			"Cannot delete entity, must remove roles from instance profile first.",
 		},

@@ -146,6 +146,7 @@ type unwrapped struct {
 	err    error
 }
 
+//lint:ignore U1000 change calls it, by the constraint of its type parameter
 func (r *accessKeyRow) clone() *accessKeyRow { return &accessKeyRow{accessKey: r.accessKey} }
 
 // managed is a managed policy. Its two counts change in the transactions that attach and detach it, so that a policy
@@ -226,6 +227,7 @@ type providerRow struct {
 	derived lazy[Provider]
 }
 
+//lint:ignore U1000 change calls it, by the constraint of its type parameter
 func (r *providerRow) clone() *providerRow {
 	n := &providerRow{provider: r.provider}
 	n.ClientIDs, n.Thumbprints, n.Tags = slices.Clone(r.ClientIDs), slices.Clone(r.Thumbprints), slices.Clone(r.Tags)
@@ -244,6 +246,7 @@ type instanceProfile struct {
 
 func (p *instanceProfile) key() string { return nameKey(p.Account, p.Name) }
 
+//lint:ignore U1000 change calls it, by the constraint of its type parameter
 func (p *instanceProfile) clone() *instanceProfile {
 	n := *p
 	n.Tags = slices.Clone(p.Tags)

@@ -16,10 +16,13 @@ import (
 func TestUsersAreShownAsAWSShowsThem(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
-	created, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: of("Alice"), Path: of("/eng/"), Tags: []types.Tag{{Key: of("team"), Value: of("a")}}})
+	created, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{
+		UserName: of("Alice"), Path: of("/eng/"), Tags: []types.Tag{{Key: of("team"), Value: of("a")}},
+	})
 	check(t, err)
 	u := created.User
-	if *u.Arn != "arn:aws:iam::111122223333:user/eng/Alice" || !strings.HasPrefix(*u.UserId, "AIDA") || len(*u.UserId) != 21 || len(u.Tags) != 1 {
+	if *u.Arn != "arn:aws:iam::111122223333:user/eng/Alice" || len(u.Tags) != 1 ||
+		!strings.HasPrefix(*u.UserId, "AIDA") || len(*u.UserId) != 21 {
 		t.Errorf("created %+v", u)
 	}
 	got, err := in.root.GetUser(ctx, &awsiam.GetUserInput{UserName: of("alice")})
@@ -57,8 +60,8 @@ func TestWithoutANameTheCallerIsMeant(t *testing.T) {
 	}
 	keys, err := alice.ListAccessKeys(ctx, &awsiam.ListAccessKeysInput{})
 	check(t, err)
-	if len(keys.AccessKeyMetadata) != 1 || *keys.AccessKeyMetadata[0].AccessKeyId != key.AccessKeyID || keys.AccessKeyMetadata[0].Status != types.StatusTypeActive {
-		t.Errorf("ListAccessKeys = %+v", keys.AccessKeyMetadata)
+	if k := keys.AccessKeyMetadata; len(k) != 1 || *k[0].AccessKeyId != key.AccessKeyID || k[0].Status != types.StatusTypeActive {
+		t.Errorf("ListAccessKeys = %+v", k)
 	}
 	root, err := in.root.GetUser(ctx, &awsiam.GetUserInput{})
 	check(t, err)
@@ -80,12 +83,16 @@ func TestAccessKeysWorkWhileTheyAreActive(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
 	alice, key := in.user(t, "alice")
-	_, err := in.root.AttachUserPolicy(ctx, &awsiam.AttachUserPolicyInput{UserName: of("alice"), PolicyArn: of("arn:aws:iam::aws:policy/AdministratorAccess")})
+	_, err := in.root.AttachUserPolicy(ctx, &awsiam.AttachUserPolicyInput{
+		UserName: of("alice"), PolicyArn: of("arn:aws:iam::aws:policy/AdministratorAccess"),
+	})
 	check(t, err)
 	works := func() error { return failure(alice.GetUser(ctx, &awsiam.GetUserInput{})) }
 	update := func(status types.StatusType) {
 		t.Helper()
-		_, err := in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: status})
+		_, err := in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{
+			UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: status,
+		})
 		check(t, err)
 	}
 	if len(key.SecretAccessKey) != 40 || len(key.AccessKeyID) != 20 {
@@ -99,8 +106,8 @@ func TestAccessKeysWorkWhileTheyAreActive(t *testing.T) {
 	check(t, works())
 	used, err := in.root.GetAccessKeyLastUsed(ctx, &awsiam.GetAccessKeyLastUsedInput{AccessKeyId: &key.AccessKeyID})
 	check(t, err)
-	if *used.AccessKeyLastUsed.ServiceName != "iam" || *used.AccessKeyLastUsed.Region != "us-east-1" || used.AccessKeyLastUsed.LastUsedDate == nil {
-		t.Errorf("last use = %+v", used.AccessKeyLastUsed)
+	if u := used.AccessKeyLastUsed; *u.ServiceName != "iam" || *u.Region != "us-east-1" || u.LastUsedDate == nil {
+		t.Errorf("last use = %+v", u)
 	}
 	update(types.StatusTypeInactive)
 	refused(t, works(), "InvalidClientTokenId", "")
@@ -182,12 +189,16 @@ func TestUsersAreRefused(t *testing.T) {
 			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
 		{"changing another user's key",
 			func() error {
-				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("bob"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeInactive}))
+				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{
+					UserName: of("bob"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeInactive,
+				}))
 			},
 			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
 		{"a key that has expired by decree",
 			func() error {
-				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeExpired}))
+				return failure(in.root.UpdateAccessKey(ctx, &awsiam.UpdateAccessKeyInput{
+					UserName: of("alice"), AccessKeyId: &key.AccessKeyID, Status: types.StatusTypeExpired,
+				}))
 			},
 			"InvalidInput", "The status of an access key must be"},
 		{"the last use of another account's key",
@@ -197,7 +208,11 @@ func TestUsersAreRefused(t *testing.T) {
 			"NoSuchEntity", "The Access Key with id " + key.AccessKeyID + " cannot be found."},
 		{"an inline policy over the quota",
 			func() error {
-				return failure(in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: of("alice"), PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:"+strings.Repeat("x", 2048), "*"))}))
+				return failure(in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{
+					UserName:       of("alice"),
+					PolicyName:     of("p"),
+					PolicyDocument: of(statement("Allow", "s3:"+strings.Repeat("x", 2048), "*")),
+				}))
 			},
 			"LimitExceeded", "Maximum policy size of 2048 bytes exceeded for user alice"},
 		{"a caller without permission, for a user that exists",
@@ -255,7 +270,9 @@ func TestUsersAreChanged(t *testing.T) {
 	name := of("alice")
 	_, err := in.root.CreateUser(ctx, &awsiam.CreateUserInput{UserName: name})
 	check(t, err)
-	_, err = in.root.TagUser(ctx, &awsiam.TagUserInput{UserName: name, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}}})
+	_, err = in.root.TagUser(ctx, &awsiam.TagUserInput{
+		UserName: name, Tags: []types.Tag{{Key: of("a"), Value: of("1")}, {Key: of("b"), Value: of("2")}},
+	})
 	check(t, err)
 	_, err = in.root.UntagUser(ctx, &awsiam.UntagUserInput{UserName: name, TagKeys: []string{"A"}})
 	check(t, err)
@@ -265,7 +282,9 @@ func TestUsersAreChanged(t *testing.T) {
 		t.Errorf("tags = %+v", tags.Tags)
 	}
 
-	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{UserName: name, PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*"))})
+	_, err = in.root.PutUserPolicy(ctx, &awsiam.PutUserPolicyInput{
+		UserName: name, PolicyName: of("p"), PolicyDocument: of(statement("Allow", "s3:*", "*")),
+	})
 	check(t, err)
 	limit := in.policy(t, "limit", statement("Allow", "s3:*", "*"))
 	_, err = in.root.PutUserPermissionsBoundary(ctx, &awsiam.PutUserPermissionsBoundaryInput{UserName: name, PermissionsBoundary: limit})

@@ -1,6 +1,6 @@
-// Package intercept reaches programs that know no endpoint setting: a local HTTPS proxy that answers for AWS's host
-// names with certificates of its own authority, and hands the requests to Lanyard as they are, Host header and
-// signature included. All other hosts are tunnelled untouched.
+// Package intercept reaches programs that know no endpoint setting: a local proxy that answers for AWS's host names,
+// by HTTPS with certificates of its own authority, and hands the requests to Lanyard as they are, Host header and
+// signature included. Requests to all other hosts pass untouched.
 package intercept
 
 import (
@@ -22,36 +22,48 @@ import (
 
 // Config is what a Proxy needs.
 type Config struct {
-	Endpoint *url.URL    // of Lanyard; required
-	CA       *localca.CA // what the programs are made to trust; required
-	// Transport reaches the endpoint; http.DefaultTransport's settings without compression when nil.
-	Transport http.RoundTripper
-	Log       *slog.Logger // required
+	Endpoint *url.URL     // of Lanyard; required
+	CA       *localca.CA  // what the programs are made to trust; required
+	TLS      *tls.Config  // towards the endpoint; nil trusts the system's roots
+	Log      *slog.Logger // required
 }
 
 // dialTimeout bounds the connection to a host that is tunnelled.
 const dialTimeout = 10 * time.Second
 
-// New returns the proxy's handler. It serves CONNECT and refuses all else: programs are given it as HTTPS_PROXY only.
+// New returns the proxy's handler. It serves CONNECT, and requests for http URLs as proxies get them (RFC 9112 section 3.2.2).
 func New(c Config) http.Handler {
-	if c.Transport == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.Proxy = nil               // this is the proxy
-		t.DisableCompression = true // what the client asked for is what it gets
-		c.Transport = t
-	}
 	p := &proxy{log: c.Log, tls: c.CA.TLS(IsAWS)}
 	p.tls.NextProtos = []string{"http/1.1"}
-	p.forward = &httputil.ReverseProxy{
-		Transport: c.Transport,
+	p.lanyard = forward(transport(c.TLS), c.Log, c.Endpoint)
+	p.elsewhere = forward(transport(nil), c.Log, nil)
+	return p
+}
+
+// transport returns one that uses no proxies, since this is the proxy, and leaves compression to the client and the server.
+func transport(c *tls.Config) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.Proxy, t.DisableCompression = nil, true
+	if c != nil {
+		t.TLSClientConfig = c.Clone()
+	}
+	return t
+}
+
+// forward hands requests on, to an endpoint or, if that is nil, to where they were meant for.
+func forward(t *http.Transport, log *slog.Logger, endpoint *url.URL) http.Handler {
+	return &httputil.ReverseProxy{
+		Transport: t,
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = c.Endpoint.Scheme, c.Endpoint.Host
-			r.Out.Host = r.In.Host // it is signed
+			if endpoint != nil {
+				r.Out.URL.Scheme, r.Out.URL.Host = endpoint.Scheme, endpoint.Host
+			}
+			// Both are signed: neither may be put in order.
+			r.Out.Host, r.Out.URL.RawQuery = r.In.Host, r.In.URL.RawQuery
 		},
 		FlushInterval: -1, // streams pass as they come
-		ErrorLog:      slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
+		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	return p
 }
 
 // IsAWS reports whether a host is one of AWS's API endpoints (in any partition), which the proxy answers for.
@@ -68,17 +80,27 @@ func IsAWS(host string) bool {
 }
 
 type proxy struct {
-	log     *slog.Logger
-	tls     *tls.Config
-	forward http.Handler
+	log                *slog.Logger
+	tls                *tls.Config
+	lanyard, elsewhere http.Handler
 }
 
 // ServeHTTP implements http.Handler.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodConnect {
-		http.Error(w, "This proxy serves CONNECT only. Set HTTPS_PROXY to it, not HTTP_PROXY.", http.StatusMethodNotAllowed)
-		return
+	switch {
+	case r.Method == http.MethodConnect:
+		p.connect(w, r)
+	case r.URL.Scheme != "http":
+		http.Error(w, "This is a proxy: it needs CONNECT, or an http URL.", http.StatusBadRequest)
+	case IsAWS(r.URL.Hostname()) && (r.URL.Port() == "" || r.URL.Port() == "80"):
+		p.lanyard.ServeHTTP(w, r)
+	default:
+		p.elsewhere.ServeHTTP(w, r)
 	}
+}
+
+// connect answers for AWS, or opens a tunnel.
+func (p *proxy) connect(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		http.Error(w, "CONNECT needs HOST:PORT.", http.StatusBadRequest)
@@ -135,7 +157,7 @@ func (c *bufferedConn) Read(b []byte) (int, error) { return c.r.Read(b) }
 func (p *proxy) serve(conn net.Conn) {
 	l := &oneConn{conn: conn, closed: make(chan struct{})}
 	server := &http.Server{
-		Handler:           p.forward,
+		Handler:           p.lanyard,
 		ReadHeaderTimeout: dialTimeout,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelInfo),

@@ -19,6 +19,12 @@ import (
 // client returns an HTTP client that goes through an intercepting proxy to lanyard, and trusts roots.
 func client(t *testing.T, lanyard *httptest.Server, trust func(ca *localca.CA) *x509.CertPool) *http.Client {
 	t.Helper()
+	return clientTLS(t, lanyard, trust, nil)
+}
+
+// clientTLS is client with the proxy's own TLS settings towards lanyard.
+func clientTLS(t *testing.T, lanyard *httptest.Server, trust func(ca *localca.CA) *x509.CertPool, c *tls.Config) *http.Client {
+	t.Helper()
 	ca, err := localca.New(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +34,7 @@ func client(t *testing.T, lanyard *httptest.Server, trust func(ca *localca.CA) *
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	proxy := httptest.NewServer(intercept.New(intercept.Config{Endpoint: endpoint, CA: ca, Log: log}))
+	proxy := httptest.NewServer(intercept.New(intercept.Config{Endpoint: endpoint, CA: ca, TLS: c, Log: log}))
 	t.Cleanup(proxy.Close)
 	address, err := url.Parse(proxy.URL)
 	if err != nil {
@@ -107,16 +113,82 @@ func TestOtherHostsAreTunnelledUntouched(t *testing.T) {
 	}
 }
 
-func TestPlainRequestsAreRefused(t *testing.T) {
-	lanyard := httptest.NewServer(http.NotFoundHandler())
+func TestPlainRequestsPass(t *testing.T) {
+	say := func(who string) *httptest.Server {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, who+" "+r.Host+r.URL.String()) }))
+		t.Cleanup(s.Close)
+		return s
+	}
+	lanyard, elsewhere := say("lanyard"), say("elsewhere")
+	c := client(t, lanyard, trustProxy)
+	other := strings.TrimPrefix(elsewhere.URL, "http://")
+	for u, want := range map[string]string{
+		"http://sts.amazonaws.com/?b=%7e;a": "lanyard sts.amazonaws.com/?b=%7e;a",
+		"http://" + other + "//a?b=%7e;a":   "elsewhere " + other + "//a?b=%7e;a",
+	} {
+		reply, err := c.Get(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(reply.Body)
+		reply.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestTheProxyIsNoServer(t *testing.T) {
+	lanyard := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a request that is not for a proxy came to Lanyard")
+	}))
 	defer lanyard.Close()
-	reply, err := client(t, lanyard, trustProxy).Get("http://169.254.170.23/v1/credentials")
+	ca, err := localca.New(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint, err := url.Parse(lanyard.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewServer(intercept.New(intercept.Config{Endpoint: endpoint, CA: ca, Log: slog.New(slog.DiscardHandler)}))
+	defer proxy.Close()
+	reply, err := http.Get(proxy.URL + "/?Action=GetCallerIdentity")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reply.Body.Close()
-	if reply.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("got %s, want 405", reply.Status)
+	if reply.StatusCode != http.StatusBadRequest {
+		t.Errorf("got %s, want 400", reply.Status)
+	}
+}
+
+// Lanyard may be served with a certificate of its own authority.
+func TestTheEndpointsCertificateIsChecked(t *testing.T) {
+	lanyard := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "lanyard") }))
+	defer lanyard.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(lanyard.Certificate())
+	for name, c := range map[string]struct {
+		tls    *tls.Config
+		status int
+	}{
+		"trusted":     {&tls.Config{RootCAs: roots}, http.StatusOK},
+		"not trusted": {nil, http.StatusBadGateway},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply, err := clientTLS(t, lanyard, trustProxy, c.tls).Get("https://sts.amazonaws.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reply.Body.Close()
+			if reply.StatusCode != c.status {
+				t.Errorf("got %s, want %d", reply.Status, c.status)
+			}
+		})
 	}
 }
 

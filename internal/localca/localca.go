@@ -3,7 +3,6 @@
 package localca
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,11 +12,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/big"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -34,13 +30,12 @@ const (
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	pem  []byte
 
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate
 }
 
-// New makes an authority that lives in this process only.
+// New makes an authority.
 func New(now time.Time) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -61,67 +56,57 @@ func New(now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make CA certificate: %w", err)
 	}
-	return parse(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key)
-}
-
-// Open reads the authority that is kept in dir as ca.pem and ca-key.pem, or makes it. One file without the other is
-// an error: what trusts the certificate would trust no new one.
-func Open(dir string, now time.Time) (*CA, error) {
-	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca-key.pem")
-	certPEM, certErr := os.ReadFile(certFile)
-	keyPEM, keyErr := os.ReadFile(keyFile)
-	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-		return create(certFile, keyFile, now)
-	}
-	if err := errors.Join(certErr, keyErr); err != nil {
-		return nil, fmt.Errorf("read the CA (restore both files, or remove both to make a new CA): %w", err)
-	}
-	block, _ := pem.Decode(keyPEM)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM; restore it, or remove it and %s to make a new CA", keyFile, certFile)
-	}
-	key, err := x509.ParseECPrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read %s (restore it, or remove it and %s to make a new CA): %w", keyFile, certFile, err)
-	}
-	return parse(certPEM, key)
-}
-
-func create(certFile, keyFile string, now time.Time) (*CA, error) {
-	ca, err := New(now)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalECPrivateKey(ca.key)
-	if err != nil {
-		return nil, fmt.Errorf("encode CA key: %w", err)
-	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		return nil, fmt.Errorf("write CA key: %w", err)
-	}
-	if err := os.WriteFile(certFile, ca.pem, 0o600); err != nil {
-		return nil, fmt.Errorf("write CA certificate: %w", err)
-	}
-	return ca, nil
-}
-
-func parse(certPEM []byte, key *ecdsa.PrivateKey) (*CA, error) {
-	block, _ := pem.Decode(certPEM)
-	if block == nil {
-		return nil, errors.New("the CA certificate holds no PEM")
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("read CA certificate: %w", err)
 	}
-	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, errors.New("the CA certificate and its key do not belong together")
-	}
-	return &CA{cert: cert, key: key, pem: certPEM, leaves: map[string]*tls.Certificate{}}, nil
+	return &CA{cert: cert, key: key, leaves: map[string]*tls.Certificate{}}, nil
 }
 
-// PEM returns the authority's certificate.
-func (ca *CA) PEM() []byte { return bytes.Clone(ca.pem) }
+// The PEM types of the blocks that Marshal writes, in this order (RFC 7468, sections 5 and 10).
+const (
+	certificateType = "CERTIFICATE"
+	privateKeyType  = "PRIVATE KEY"
+)
+
+// Marshal returns the authority with its private key, for Parse.
+func (ca *CA) Marshal() ([]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("encode CA key: %w", err)
+	}
+	return append(ca.PEM(), pem.EncodeToMemory(&pem.Block{Type: privateKeyType, Bytes: key})...), nil
+}
+
+// Parse reads what Marshal wrote.
+func Parse(text []byte) (*CA, error) {
+	certBlock, rest := pem.Decode(text)
+	if certBlock == nil || certBlock.Type != certificateType {
+		return nil, errors.New("the CA has no certificate in PEM")
+	}
+	cert, err := x509.ParseCertificate(certBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read CA certificate: %w", err)
+	}
+	keyBlock, _ := pem.Decode(rest)
+	if keyBlock == nil || keyBlock.Type != privateKeyType {
+		return nil, errors.New("the CA has no private key in PEM")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read CA key: %w", err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, errors.New("the CA certificate and its key do not belong together")
+	}
+	return &CA{cert: cert, key: key, leaves: map[string]*tls.Certificate{}}, nil
+}
+
+// PEM returns the authority's certificate, for those who are to trust it.
+func (ca *CA) PEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: certificateType, Bytes: ca.cert.Raw})
+}
 
 // Certificate returns the authority's certificate.
 func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
@@ -160,7 +145,7 @@ func (ca *CA) leaf(host string, now time.Time) (*tls.Certificate, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: host},
+		Subject:      pkix.Name{CommonName: "Lanyard"}, // not the host: names may be longer than this field
 		NotBefore:    now.Add(-backdate),
 		NotAfter:     now.Add(leafLife),
 		KeyUsage:     x509.KeyUsageDigitalSignature,

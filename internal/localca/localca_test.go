@@ -3,10 +3,8 @@ package localca_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,58 +67,65 @@ func TestCertificatesAreForAllowedHostsOnly(t *testing.T) {
 	}
 }
 
-func TestOpenKeepsTheAuthority(t *testing.T) {
-	dir := t.TempDir()
-	first, err := localca.Open(dir, time.Now())
+func TestParseReadsWhatMarshalWrote(t *testing.T) {
+	ca, err := localca.New(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := localca.Open(dir, time.Now())
+	text, err := ca.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(first.PEM()) != string(second.PEM()) {
-		t.Error("the second Open made another authority")
-	}
-	info, err := os.Stat(filepath.Join(dir, "ca-key.pem"))
+	again, err := localca.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := info.Mode().Perm(); got != fs.FileMode(0o600) {
-		t.Errorf("mode of the key is %o, want 600", got)
+	if string(again.PEM()) != string(ca.PEM()) {
+		t.Error("it has another certificate")
+	}
+	localhost := func(host string) bool { return host == "localhost" }
+	if err := handshake(t, again, localhost, ca, "localhost"); err != nil {
+		t.Errorf("who trusts the one does not trust the other: %v", err)
 	}
 }
 
-func TestOpenRefusesHalfAnAuthority(t *testing.T) {
-	for _, lost := range []string{"ca.pem", "ca-key.pem"} {
-		dir := t.TempDir()
-		if _, err := localca.Open(dir, time.Now()); err != nil {
+func TestParseRefusesWhatIsDamaged(t *testing.T) {
+	marshal := func() (cert, key string) {
+		ca, err := localca.New(time.Now())
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Remove(filepath.Join(dir, lost)); err != nil {
+		text, err := ca.Marshal()
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := localca.Open(dir, time.Now()); err == nil {
-			t.Errorf("opened without %s", lost)
+		return string(ca.PEM()), strings.TrimPrefix(string(text), string(ca.PEM()))
+	}
+	cert, key := marshal()
+	_, otherKey := marshal()
+	for name, text := range map[string]string{
+		"nothing":                         "",
+		"the certificate alone":           cert,
+		"the key alone":                   key,
+		"half a key":                      cert + key[:len(key)/2],
+		"the key of another authority":    cert + otherKey,
+		"a certificate where the key was": cert + cert,
+		"a key that is no key":            cert + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+		"a certificate that is none":      "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + key,
+	} {
+		if _, err := localca.Parse([]byte(text)); err == nil {
+			t.Errorf("took %s", name)
 		}
 	}
 }
 
-func TestOpenRefusesAKeyOfAnotherAuthority(t *testing.T) {
-	a, b := t.TempDir(), t.TempDir()
-	for _, dir := range []string{a, b} {
-		if _, err := localca.Open(dir, time.Now()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	key, err := os.ReadFile(filepath.Join(b, "ca-key.pem"))
+func TestLongNamesHaveCertificates(t *testing.T) {
+	ca, err := localca.New(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(a, "ca-key.pem"), key, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := localca.Open(a, time.Now()); err == nil {
-		t.Error("opened with a key that is not the certificate's")
+	host := strings.Repeat("bucket-", 8) + "name.s3.dualstack.us-gov-east-1.amazonaws.com"
+	if err := handshake(t, ca, func(string) bool { return true }, ca, host); err != nil {
+		t.Error(err)
 	}
 }

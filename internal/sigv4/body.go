@@ -194,14 +194,16 @@ func (c *ChunkedReader) nextChunk() error {
 	if err != nil {
 		return err
 	}
-	size, extension, extended := strings.Cut(line, ";")
+	size, extension, _ := strings.Cut(line, ";")
 	n, err := strconv.ParseUint(size, 16, 63)
 	if err != nil || n > maxChunk {
 		return badChunk("size")
 	}
-	if c.declared, extended = strings.CutPrefix(extension, "chunk-signature="); extended != (c.key != nil) || !extended && extension != "" {
+	declared, signed := strings.CutPrefix(extension, "chunk-signature=")
+	if signed != (c.key != nil) || !signed && extension != "" {
 		return badChunk("signature")
 	}
+	c.declared = declared
 	if c.total += int64(n); c.total > c.s.DecodedLength {
 		return badLength()
 	}

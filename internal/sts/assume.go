@@ -20,7 +20,7 @@ import (
 // Assume checks the role's trust policy and everything else that STS checks, records the decision, and mints. Errors
 // are *awsapi.Error as STS answers them, or the failure to record or to seal. The role's Decision is in the audit event.
 func (s *Service) Assume(ctx context.Context, in *AssumeInput) (*Assumed, error) {
-	out, decision, err := s.assume(in)
+	out, decision, err := s.assume(ctx, in)
 	if recordErr := s.recordAssume(ctx, in, out, decision, err); recordErr != nil {
 		return nil, recordErr
 	}
@@ -31,9 +31,9 @@ func (s *Service) Assume(ctx context.Context, in *AssumeInput) (*Assumed, error)
 }
 
 // assume does all of Assume but the record. The decision says, for the record, what decided.
-func (s *Service) assume(in *AssumeInput) (out *Assumed, decision string, err error) {
+func (s *Service) assume(ctx context.Context, in *AssumeInput) (out *Assumed, decision string, err error) {
 	a := &assumption{AssumeInput: in}
-	for _, check := range []func() error{a.checkNames, a.checkTags, a.checkSessionPolicies, func() error { return s.findRole(a) }} {
+	for _, check := range []func() error{a.checkNames, a.checkTags, a.checkSessionPolicies, func() error { return s.findRole(ctx, a) }} {
 		if err := check(); err != nil {
 			return nil, refused(err), err
 		}
@@ -225,7 +225,7 @@ func (s *Service) checkManaged(account string, arns []string) error {
 }
 
 // findRole finds the role and holds the duration to its limit.
-func (s *Service) findRole(a *assumption) error {
+func (s *Service) findRole(ctx context.Context, a *assumption) error {
 	a.duration = a.Duration
 	if a.duration == 0 {
 		a.duration = defaultDuration
@@ -233,7 +233,10 @@ func (s *Service) findRole(a *assumption) error {
 	if err := checkDuration(a.duration); err != nil {
 		return err
 	}
-	role, ok := s.iam.Role(a.Role)
+	role, ok, err := confirm(ctx, s, func() (*iam.Role, bool) { return s.iam.Role(a.Role) })
+	if err != nil {
+		return err
+	}
 	if !ok {
 		return a.denied(a.Action, errNoRole)
 	}

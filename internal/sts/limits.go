@@ -102,9 +102,8 @@ func checkTagText(field, value string, shortest, longest int, pattern string) er
 	if n > longest {
 		return invalid(field, value, "Member must have length less than or equal to "+strconv.Itoa(longest))
 	}
-	for i, r := range value {
-		ok := unicode.In(r, unicode.L, unicode.Z, unicode.N) || strings.ContainsRune("_.:/=+-@", r)
-		if r == utf8.RuneError && !strings.HasPrefix(value[i:], string(utf8.RuneError)) || !ok {
+	for _, r := range value { // what is not UTF-8 comes as U+FFFD, which is in none of the sets
+		if !unicode.In(r, unicode.L, unicode.Z, unicode.N) && !strings.ContainsRune("_.:/=+-@", r) {
 			return invalid(field, value, "Member must satisfy regular expression pattern: "+pattern)
 		}
 	}

@@ -69,7 +69,10 @@ func (s *Service) Credentials(ctx context.Context, accessKeyID, sessionToken str
 		if sessionToken != "" {
 			return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errTokenWithKey}
 		}
-		c, ok := s.iam.Credential(accessKeyID)
+		c, ok, err := confirm(ctx, s, func() (awsapi.Credential, bool) { return s.iam.Credential(accessKeyID) })
+		if err != nil {
+			return awsapi.Credential{}, err
+		}
 		if !ok {
 			return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errNoKey}
 		}
@@ -85,10 +88,27 @@ func (s *Service) Credentials(ctx context.Context, accessKeyID, sessionToken str
 	if !s.now().Before(ses.identity.Session.Expires) {
 		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.ExpiredSession, Cause: errSessionExpired}
 	}
-	if !s.iam.Exists(&ses.identity) {
+	_, ok, err := confirm(ctx, s, func() (struct{}, bool) { return struct{}{}, s.iam.Exists(&ses.identity) })
+	if err != nil {
+		return awsapi.Credential{}, err
+	}
+	if !ok {
 		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: errEntityGone}
 	}
 	return awsapi.Credential{Secret: ses.secret, Identity: ses.identity}, nil
+}
+
+// confirm looks something up, and before it believes that it is not there, catches up with what other replicas have
+// written: a role, provider or key that was acknowledged a moment ago is never denied.
+func confirm[T any](ctx context.Context, s *Service, find func() (T, bool)) (found T, ok bool, err error) {
+	if found, ok = find(); ok {
+		return found, true, nil
+	}
+	if err := s.iam.Sync(ctx); err != nil {
+		return found, false, err
+	}
+	found, ok = find()
+	return found, ok, nil
 }
 
 // AssumeInput is a role to assume and all that goes into the session.

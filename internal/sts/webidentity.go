@@ -69,10 +69,13 @@ func (s *Service) assumeRoleWithWebIdentity(ctx context.Context, c *awsapi.Calle
 	if err != nil {
 		return nil, tokenError(err)
 	}
-	if err := s.findRole(a); err != nil {
+	if err := s.findRole(ctx, a); err != nil {
 		return nil, err
 	}
-	provider, ok := s.iam.Provider(role.Account(), claimed.Issuer)
+	provider, ok, err := confirm(ctx, s, func() (*iam.Provider, bool) { return s.iam.Provider(role.Account(), claimed.Issuer) })
+	if err != nil {
+		return nil, err
+	}
 	if !ok {
 		return nil, awsapi.Errorf("InvalidIdentityToken", "No OpenIDConnect provider found in your account for %s", claimed.Issuer)
 	}

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 The SDK calls PackedPolicySize deprecated; it is what the API model of these services has.
+
 package sts_test
 
 import (

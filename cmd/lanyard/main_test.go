@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lanyard": main})
+}
+
+// The scripts in testdata run the program as people do. Besides testscript's own commands they have:
+//
+//	dev [FLAG]…         start `lanyard dev` with the data directory $DATA on free ports, and source its env
+//	stop [SIGNAL]       stop it: by TERM, after which it must end with status 0, or by KILL
+//	capture NAME FILE   set a variable to what the file holds
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("DATA", filepath.Join(env.WorkDir, "data"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("AWS_CONFIG_FILE", os.DevNull)
+			env.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+			env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+			env.Values[runningDev{}] = new(*exec.Cmd)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"dev": scriptDev, "stop": scriptStop, "capture": scriptCapture,
+		},
+	})
+}
+
+// runningDev is the key of a script's *exec.Cmd of `lanyard dev`, nil while none runs.
+type runningDev struct{}
+
+func scriptDev(ts *testscript.TestScript, neg bool, args []string) {
+	running := ts.Value(runningDev{}).(**exec.Cmd)
+	if neg || *running != nil {
+		ts.Fatalf("usage: dev [FLAG]…, while none runs; one that does not start is for exec")
+	}
+	data := ts.Getenv("DATA")
+	cmd := exec.Command("lanyard", append([]string{"dev", "--data-dir", data, "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"}, args...)...)
+	cmd.Env = environment(ts)
+	stderr, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	*running = cmd
+	ts.Defer(func() {
+		if *running == cmd {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadString('\n')
+		ts.Logf("dev: %s", line)
+		if err != nil {
+			ts.Fatalf("it ended before it was ready")
+		}
+		if strings.HasPrefix(line, "ready") {
+			break
+		}
+	}
+	go io.Copy(io.Discard, lines)
+	shell := exec.Command("sh", "-c", `. "$DATA/env" && env`)
+	shell.Env = append(environment(ts), "DATA="+data)
+	out, err := shell.Output()
+	ts.Check(err)
+	for line := range strings.Lines(string(out)) {
+		name, val, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		if strings.HasPrefix(name, "AWS_") || name == "NODE_EXTRA_CA_CERTS" {
+			ts.Setenv(name, val)
+		}
+	}
+}
+
+// environment is what a dev server gets: nothing of what the script has sourced of an earlier one.
+func environment(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
+}
+
+func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
+	running := ts.Value(runningDev{}).(**exec.Cmd)
+	if neg || *running == nil || len(args) > 1 {
+		ts.Fatalf("usage: stop [TERM|KILL], while one runs")
+	}
+	cmd := *running
+	*running = nil
+	if len(args) == 1 && args[0] == "KILL" {
+		ts.Check(cmd.Process.Kill())
+		cmd.Wait() // tells that it was killed
+		return
+	}
+	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	if err := cmd.Wait(); err != nil {
+		ts.Fatalf("dev after SIGTERM: %v", err)
+	}
+}
+
+func scriptCapture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: capture NAME FILE")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
