@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Context holds a request's condition keys. Key names are case-insensitive, with the part that names a tag. The zero
@@ -14,7 +15,7 @@ type Context struct{ entries []entry }
 
 // An entry is one key with its values: one if it is single-valued, else the list.
 type entry struct {
-	key    string // folded
+	key    string // folded; but a name in ASCII is kept as it is, and sameKey folds it
 	single [1]string
 	list   []string
 	multi  bool
@@ -31,31 +32,68 @@ func (e *entry) values() []string {
 // foldKey is the form of a key's name in which names are compared.
 func foldKey(key string) string { return strings.ToLower(key) }
 
+// newKey is the form of a key's name in an entry. Nearly all names are in ASCII, and need no copy.
+func newKey(key string) string {
+	for i := range len(key) {
+		if key[i] >= utf8.RuneSelf {
+			return foldKey(key)
+		}
+	}
+	return key
+}
+
+// sameKey reports whether two names, each folded or as newKey returns it, are the same. It begins at their ends, since most
+// names begin alike.
+func sameKey(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := len(a) - 1; i >= 0; i-- {
+		if a[i] != b[i] && lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
+}
+
 // Set gives a key a single value.
 func (c *Context) Set(key, value string) {
-	c.put(entry{key: foldKey(key), single: [1]string{value}})
+	c.put(entry{key: newKey(key), single: [1]string{value}})
 }
 
 // SetList gives a multivalued key its values, which may be none: then the key is present and empty.
 func (c *Context) SetList(key string, values []string) {
-	c.put(entry{key: foldKey(key), list: slices.Clone(values), multi: true})
+	c.put(entry{key: newKey(key), list: slices.Clone(values), multi: true})
 }
+
+// usualKeys is about how many keys a request has.
+const usualKeys = 24
 
 func (c *Context) put(e entry) {
 	if old := c.find(e.key); old != nil {
 		*old = e
 		return
 	}
+	if c.entries == nil {
+		c.entries = make([]entry, 0, usualKeys)
+	}
 	c.entries = append(c.entries, e)
 }
 
-// find returns the entry of a folded key, or nil. Requests have a few dozen keys, which a scan finds as fast as a map.
+// find returns the entry of a key, given folded or as newKey returns it, or nil. Requests have a few dozen keys, which a scan finds as fast as a map.
 func (c *Context) find(key string) *entry {
 	if c == nil {
 		return nil
 	}
 	for i := range c.entries {
-		if c.entries[i].key == key {
+		if sameKey(c.entries[i].key, key) {
 			return &c.entries[i]
 		}
 	}

@@ -317,4 +317,31 @@ func TestContext(t *testing.T) {
 	}
 }
 
+func TestKeysAreTheSameButForCase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"aws:PrincipalArn", "AWS:PRINCIPALARN", true},
+		{"aws:PrincipalArn", "aws:PrincipalArm", false},
+		{"aws:PrincipalTag/a@", "aws:PrincipalTag/A`", false}, // they differ by the bit that is the case of letters
+		{"aws:PrincipalTag/Größe", "aws:principaltag/GRÖßE", true},
+		{"aws:PrincipalTag/Größe", "aws:PrincipalTag/Grösse", false},
+		{"aws:PrincipalTag/\u212A", "aws:PrincipalTag/k", true}, // the sign for Kelvin
+		{"aws:PrincipalTag/\u212A", "aws:PrincipalTag/K", true},
+	} {
+		for _, pair := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
+			var context policy.Context
+			context.Set(pair[0], "1")
+			_, found := context.Get(pair[1])
+			context.Set(pair[1], "2")
+			values, _ := context.Get(pair[0])
+			if replaced := values[0] == "2"; found != c.same || replaced != c.same {
+				t.Errorf("%q set, %q: found %v, replaced %v; want %v", pair[0], pair[1], found, replaced, c.same)
+			}
+		}
+	}
+}
+
 func replace(s, old, new string) string { return strings.Replace(s, old, new, 1) }

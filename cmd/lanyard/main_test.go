@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 // The scripts in testdata run the program as people do. Besides testscript's own commands they have:
 //
 //	dev [FLAG]…         start `lanyard dev` with the data directory $DATA on free ports, and source its env
-//	stop [SIGNAL]       stop it: by TERM, after which it must end with status 0, or by KILL
+//	halt [SIGNAL]       stop it: by TERM, after which it must end with status 0, or by KILL
 //	capture NAME FILE   set a variable to what the file holds
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"dev": scriptDev, "stop": scriptStop, "capture": scriptCapture,
+			"dev": scriptDev, "halt": scriptHalt, "capture": scriptCapture,
 		},
 	})
 }
@@ -97,10 +97,10 @@ func environment(ts *testscript.TestScript) []string {
 	return env
 }
 
-func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
+func scriptHalt(ts *testscript.TestScript, neg bool, args []string) {
 	running := ts.Value(runningDev{}).(**exec.Cmd)
 	if neg || *running == nil || len(args) > 1 {
-		ts.Fatalf("usage: stop [TERM|KILL], while one runs")
+		ts.Fatalf("usage: halt [TERM|KILL], while one runs")
 	}
 	cmd := *running
 	*running = nil
