@@ -211,7 +211,11 @@ func startPlane(b *testing.B) *server {
 	if err != nil {
 		b.Fatal(err)
 	}
-	trail, err := audit.NewFile(filepath.Join(b.TempDir(), "audit.jsonl"))
+	dir, err := controlplane.OpenDirectory(dataDir(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -223,7 +227,10 @@ func startPlane(b *testing.B) *server {
 	if err != nil {
 		b.Fatal(err)
 	}
-	root, err := plane.Start(b.Context())
+	if err := plane.Start(b.Context(), dir); err != nil {
+		b.Fatal(err)
+	}
+	root, err := dir.RootKey()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -638,6 +645,10 @@ func compare(b *testing.B, other, one *load, called string, limit float64) {
 	b.ReportMetric(float64(times[1])/float64(times[0]), "x-"+called)
 	b.ReportMetric(float64(cpu[1])/float64(cpu[0]), "x-"+called+"-cpu")
 	b.ReportMetric(limit, "limit")
+	if os.Getenv("DBG") != "" {
+		b.ReportMetric(per(cpu[0]), "µs-cpu0")
+		b.ReportMetric(per(cpu[1]), "µs-cpu1")
+	}
 }
 
 // cpuTime is what this process has used.

@@ -34,18 +34,19 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *file); err != nil {
+	if err := run(ctx, *file, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, file string) (err error) {
+// run serves until ctx ends, and logs to stderr.
+func run(ctx context.Context, file string, stderr io.Writer) (err error) {
 	c, err := readConfig(file)
 	if err != nil {
 		return err
 	}
-	log, err := daemon.NewLogger(os.Stderr, c.Log.Level, c.Log.Format)
+	log, err := daemon.NewLogger(stderr, c.Log.Level, c.Log.Format)
 	if err != nil {
 		return err
 	}

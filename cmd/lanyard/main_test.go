@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +24,8 @@ func TestMain(m *testing.M) {
 //	dev [FLAG]…         start `lanyard dev` with the data directory $DATA on free ports, and source its env
 //	halt [SIGNAL]       stop it: by TERM, after which it must end with status 0, or by KILL
 //	capture NAME FILE   set a variable to what the file holds
+//
+// and the condition [ipv6], which holds on machines that have it.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -34,8 +38,19 @@ func TestScripts(t *testing.T) {
 			env.Setenv("AWS_CONFIG_FILE", os.DevNull)
 			env.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
 			env.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else the race detector lets every process wait a second at its end
 			env.Values[runningDev{}] = new(*exec.Cmd)
 			return nil
+		},
+		Condition: func(condition string) (bool, error) {
+			if condition != "ipv6" {
+				return false, fmt.Errorf("unknown condition %q", condition)
+			}
+			l, err := net.Listen("tcp", "[::1]:0")
+			if err != nil {
+				return false, nil
+			}
+			return true, l.Close()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"dev": scriptDev, "halt": scriptHalt, "capture": scriptCapture,
@@ -91,7 +106,7 @@ func scriptDev(ts *testscript.TestScript, neg bool, args []string) {
 // environment is what a dev server gets: nothing of what the script has sourced of an earlier one.
 func environment(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "GORACE"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env
@@ -121,4 +136,3 @@ func scriptCapture(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
-

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"sync"
@@ -59,6 +60,46 @@ func TestWriterKeepsEveryField(t *testing.T) {
 	if !uuid.MatchString(e.EventID) {
 		t.Errorf("event ID = %q, want a random UUID", e.EventID)
 	}
+	if diff := cmp.Diff([]audit.Event{*e}, lines(t, buf.Bytes())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWriterKeepsFieldsOfAnyKind(t *testing.T) {
+	t.Parallel()
+	var want audit.Event
+	fields := reflect.ValueOf(&want).Elem()
+	for i := range fields.NumField() {
+		text := fields.Type().Field(i).Name + ": \"\\<&>\x00\n\u2028é\U0001F600"
+		switch f := fields.Field(i).Addr().Interface().(type) {
+		case *string:
+			*f = text
+		case *map[string]string:
+			*f = map[string]string{"b": text, "a" + text: "", "c": "x"}
+		case *time.Time:
+			*f = time.Unix(1_700_000_000, 123_456_789).UTC()
+		default:
+			t.Fatalf("the test knows no %T", f)
+		}
+	}
+	var buf bytes.Buffer
+	if err := audit.NewWriter(&buf).Record(t.Context(), &want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]audit.Event{want}, lines(t, buf.Bytes())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhatIsNotUTF8IsReplaced(t *testing.T) {
+	t.Parallel()
+	var buf bytes.Buffer
+	e := event("AssumeRole")
+	e.UserAgent, e.Parameters = "a\xffb", map[string]string{"k\xfe": "\xc3"}
+	if err := audit.NewWriter(&buf).Record(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	e.UserAgent, e.Parameters = "a\uFFFDb", map[string]string{"k\uFFFD": "\uFFFD"}
 	if diff := cmp.Diff([]audit.Event{*e}, lines(t, buf.Bytes())); diff != "" {
 		t.Error(diff)
 	}

@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,10 +67,7 @@ func inspect(f *os.File) (torn bool, err error) {
 // Record implements Recorder. Its errors are ErrTooLarge and what Write returned.
 func (w *Writer) Record(ctx context.Context, e *Event) error {
 	identify(e)
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("encode audit event: %w", err)
-	}
+	line := e.appendJSON(make([]byte, 0, 2048))
 	if len(line) > MaxLine {
 		return ErrTooLarge
 	}

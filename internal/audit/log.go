@@ -17,26 +17,11 @@ func NewLog(l *slog.Logger) *Log { return &Log{l.Handler()} }
 func (l *Log) Record(ctx context.Context, e *Event) error {
 	identify(e)
 	r := slog.NewRecord(e.Time, slog.LevelInfo, "audit event", 0)
-	text := func(key, value string) {
-		if value != "" {
-			r.AddAttrs(slog.String(key, value))
+	for _, t := range e.texts() {
+		if t.value != "" {
+			r.AddAttrs(slog.String(t.name, t.value))
 		}
 	}
-	text("requestID", e.RequestID)
-	text("eventID", e.EventID)
-	text("eventSource", e.Source)
-	text("eventName", e.Name)
-	text("recipientAccountId", e.Account)
-	text("awsRegion", e.Region)
-	text("principalType", e.PrincipalType)
-	text("principalId", e.PrincipalID)
-	text("principalArn", e.PrincipalARN)
-	text("accessKeyId", e.AccessKeyID)
-	text("sourceIPAddress", e.SourceIP)
-	text("userAgent", e.UserAgent)
-	text("errorCode", e.ErrorCode)
-	text("errorMessage", e.ErrorMessage)
-	text("decision", e.Decision)
 	if len(e.Parameters) > 0 {
 		r.AddAttrs(slog.Any("requestParameters", e.Parameters))
 	}

@@ -157,7 +157,7 @@ func (a *Authenticator) caller(r *http.Request, service string, now time.Time) *
 	if e, ok := r.Context().Value(eventKey{}).(*event); ok {
 		c.RequestID = e.requestID
 	} else {
-		c.RequestID = newUUID()
+		c.RequestID = NewUUID()
 	}
 	return c
 }
@@ -169,8 +169,8 @@ func sourceIP(r *http.Request) netip.Addr {
 	return netip.Addr{} // a listener without addresses, such as a Unix socket
 }
 
-// newUUID makes a random UUID (RFC 9562, version 4).
-func newUUID() string {
+// NewUUID makes a random UUID (RFC 9562, version 4).
+func NewUUID() string {
 	var u [16]byte
 	rand.Read(u[:])
 	u[6] = u[6]&0x0F | 0x40

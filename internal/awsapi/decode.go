@@ -2,7 +2,6 @@ package awsapi
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +13,9 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // decoder fills the input of an operation from a request. It goes on after violations of the model's constraints, so
@@ -406,28 +408,33 @@ func (d *decoder) setEmpty(k *codec, v reflect.Value) {
 	}
 }
 
-// parseJSON reads a body that has to be one JSON object; an empty body is an empty one.
+// parseJSON reads a body that has to be one JSON object; an empty body is an empty one. An object that has a member twice is
+// refused, for others may read it differently.
 func parseJSON(body []byte) (map[string]any, error) {
 	if len(body) == 0 {
 		return nil, nil
 	}
-	if !utf8.Valid(body) {
-		return nil, errors.New("it is not valid UTF-8")
+	switch jsontext.Value(body).Kind() {
+	case 'n':
+		return nil, errors.New("it is null")
+	case 't', 'f':
+		return nil, errors.New("it is a JSON boolean")
+	case '0':
+		return nil, errors.New("it is a JSON number")
+	case '"':
+		return nil, errors.New("it is a JSON string")
+	case '[':
+		return nil, errors.New("it is a JSON array")
 	}
 	var object map[string]any
-	var wrong *json.UnmarshalTypeError
-	switch err := json.Unmarshal(body, &object); {
-	case errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number ") && object != nil:
-		return nil, errors.New("a number is too large")
-	case wrong != nil:
-		return nil, fmt.Errorf("it is a JSON %s", wrong.Value)
-	case err != nil:
-		return nil, err
-	case object == nil:
-		return nil, errors.New("it is null")
-	default:
-		return object, nil
+	err := json.Unmarshal(body, &object)
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		return nil, fmt.Errorf("%w at byte %d", syntax.Err, syntax.ByteOffset)
 	}
+	if err != nil { // nothing else does not fit
+		return nil, errors.New("a number is too large")
+	}
+	return object, nil
 }
 
 // rest fills the top structure of a REST-JSON request from its path, query and body.

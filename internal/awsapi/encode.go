@@ -170,6 +170,14 @@ func appendJSONText(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	for i := 0; i < len(s); {
+		plain := i // most texts need no escape, and some are long
+		for i < len(s) && isPlain(s[i]) {
+			i++
+		}
+		b = append(b, s[plain:i]...)
+		if i == len(s) {
+			break
+		}
 		if c := s[i]; c < utf8.RuneSelf {
 			i++
 			switch {
@@ -181,10 +189,8 @@ func appendJSONText(b []byte, s string) []byte {
 				b = append(b, `\r`...)
 			case c == '\t':
 				b = append(b, `\t`...)
-			case c < ' ' || c == 0x7F:
-				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 			default:
-				b = append(b, c)
+				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 			}
 			continue
 		}
@@ -194,6 +200,9 @@ func appendJSONText(b []byte, s string) []byte {
 	}
 	return append(b, '"')
 }
+
+// isPlain reports whether a byte stands for itself in a JSON text.
+func isPlain(c byte) bool { return c >= ' ' && c < 0x7F && c != '"' && c != '\\' }
 
 // appendEpoch writes a time as seconds since 1970, to the millisecond.
 func appendEpoch(b []byte, t time.Time) []byte {

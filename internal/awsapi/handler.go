@@ -114,7 +114,7 @@ func compileService(from Service) (*service, error) {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	e := &event{requestID: newUUID(), start: time.Now()}
+	e := &event{requestID: NewUUID(), start: time.Now()}
 	ctx := context.WithValue(r.Context(), eventKey{}, e)
 	r = r.WithContext(ctx)
 	sig, sigErr := sigv4.Parse(r)

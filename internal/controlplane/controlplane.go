@@ -49,7 +49,7 @@ type ControlPlane struct {
 	config  Config
 	db      *kv.DB
 	keyring *keyring.Keyring
-	issuers *oidc.Publisher
+	keys    issuerKeys
 	iam     *iam.Service
 	handler http.Handler
 }
@@ -84,12 +84,19 @@ func New(c Config) (*ControlPlane, error) {
 	})
 	keys := issuerKeys{issuers: issuers, clusters: clusters, cache: cache}
 	tokens := sts.New(sts.Config{
-		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now, Log: c.Log,
+		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now,
 	})
-	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Audit: c.Audit, Partition: c.Partition, Now: c.Now, Log: c.Log})
+	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Audit: c.Audit, Partition: c.Partition, Now: c.Now})
 
-	authenticator := &awsapi.Authenticator{Credentials: tokens.Credentials, Region: c.Region, Now: c.Now}
-	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Log: c.Log}
+	// What is stale honours nobody, at the gateway as little as elsewhere.
+	credentials := func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error) {
+		if err := db.Fresh(); err != nil {
+			return awsapi.Credential{}, err
+		}
+		return tokens.Credentials(ctx, accessKeyID, sessionToken)
+	}
+	authenticator := &awsapi.Authenticator{Credentials: credentials, Region: c.Region, Now: c.Now}
+	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Account: c.Account, Log: c.Log}
 	raw := map[string]http.Handler{"ec2": gateway.NewEC2(edge)}
 	if c.Objects != nil {
 		raw["s3"] = unhurried(gateway.NewS3(edge))
@@ -118,7 +125,7 @@ func New(c Config) (*ControlPlane, error) {
 		}
 		api.ServeHTTP(w, r)
 	}
-	return &ControlPlane{config: c, db: db, keyring: ring, issuers: issuers, iam: users, handler: http.HandlerFunc(handler)}, nil
+	return &ControlPlane{config: c, db: db, keyring: ring, keys: keys, iam: users, handler: http.HandlerFunc(handler)}, nil
 }
 
 // isDocument tells a request for a hosted issuer's document from one for S3. No bucket can be named "id", since S3's names
@@ -151,7 +158,7 @@ func (p *ControlPlane) Start(ctx context.Context, dir Directory) error {
 	if err := p.keyring.Start(ctx); err != nil {
 		return err
 	}
-	p.issuers.Start(ctx)
+	p.keys.issuers.Start(ctx)
 	return p.makeAccount(ctx, dir)
 }
 
@@ -181,7 +188,7 @@ func (p *ControlPlane) Handler() http.Handler { return p.handler }
 // Ready returns nil while requests are answered from state that is fresh enough.
 func (p *ControlPlane) Ready() error { return p.db.Fresh() }
 
-// issuerKeys finds the keys of a registered provider.
+// issuerKeys finds the keys that a registered provider's tokens are verified with.
 type issuerKeys struct {
 	issuers  *oidc.Publisher
 	clusters *eks.Service

@@ -99,8 +99,7 @@ func Serve(ctx context.Context, log *slog.Logger, servers ...*Server) error {
 			grace, done := context.WithTimeout(context.Background(), stopTimeout)
 			defer done()
 			if err := hs.Shutdown(grace); err != nil {
-				log.Warn("requests cut off at stop", "server", s.Name, "err", err)
-				hs.Close()
+				log.Warn("requests cut off at stop", "server", s.Name, "err", errors.Join(err, hs.Close()))
 			}
 		})
 	}

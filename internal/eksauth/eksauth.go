@@ -3,7 +3,6 @@ package eksauth
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,7 +35,6 @@ type Config struct {
 	Partition string
 	Audit     audit.Recorder   // required; a call that cannot be recorded fails
 	Now       func() time.Time // time.Now when nil
-	Log       *slog.Logger     // not used: all there is to say is in the request's log event
 }
 
 // Service is EKS Auth.
@@ -320,12 +318,7 @@ func sessionTags(cluster *eks.Cluster, pod *idtoken.Kubernetes) []awsapi.Tag {
 
 // sessionName is eks-CLUSTER-POD-UUID with the first ten characters of both names: at most 62 in all, of STS's 64.
 func sessionName(cluster, pod string) string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6] = b[6]&0x0f | 0x40 // RFC 9562, version 4
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("eks-%s-%s-%x-%x-%x-%x-%x", cluster[:min(len(cluster), 10)], pod[:min(len(pod), 10)],
-		b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	return "eks-" + cluster[:min(len(cluster), 10)] + "-" + pod[:min(len(pod), 10)] + "-" + awsapi.NewUUID()
 }
 
 // annotate adds what was found out to the request's log event.

@@ -131,10 +131,10 @@ func newServer(t testing.TB) *server {
 	cache := idtoken.NewCache(idtoken.CacheConfig{Client: &http.Client{Transport: offline{}}})
 	clusters := eks.New(eks.Config{DB: db, IAM: s.iam, Issuers: issuers, KeyCache: cache, Partition: "aws", Log: log})
 	s.sts = sts.New(sts.Config{
-		IAM: s.iam, Keyring: ring, Partition: "aws", Audit: s.audit, Log: log,
+		IAM: s.iam, Keyring: ring, Partition: "aws", Audit: s.audit,
 		Keys: func(*iam.Provider, string) (idtoken.KeySource, error) { return nil, idtoken.ErrKeys },
 	})
-	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: s.sts, Partition: "aws", Audit: s.audit, Log: log})
+	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: s.sts, Partition: "aws", Audit: s.audit})
 	s.handler, err = awsapi.NewHandler(awsapi.HandlerConfig{
 		Services: []awsapi.Service{
 			s.iam.API(), s.sts.API(), clusters.API(), pods.API(),

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -68,7 +67,7 @@ type ec2Call struct {
 func (g *ec2Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var call ec2Call
 	content, refusal := g.serve(r, &call)
-	requestID := newUUID()
+	requestID := awsapi.NewUUID()
 	if call.caller != nil {
 		requestID = call.caller.RequestID
 	}
@@ -285,10 +284,4 @@ func (call *ec2Call) annotate(ctx context.Context, refusal *ec2Error) {
 		}
 	}
 	awsapi.Annotate(ctx, attrs...)
-}
-
-// newUUID makes a request ID for requests that have no caller.
-func newUUID() string {
-	id := newRequestID() + newRequestID()
-	return strings.ToLower(fmt.Sprintf("%s-%s-4%s-8%s-%s", id[:8], id[8:12], id[13:16], id[17:20], id[20:32]))
 }

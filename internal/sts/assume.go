@@ -410,14 +410,14 @@ func (s *Service) recordAssume(ctx context.Context, in *AssumeInput, out *Assume
 	if len(in.Tags) > 0 {
 		e.Parameters["tagCount"] = strconv.Itoa(len(in.Tags))
 	}
-	for key, value := range map[string]string{
-		"externalId":     in.ExternalID,
-		"sourceIdentity": in.SourceIdentity,
-		"policy":         in.Policy,
-		"policyArns":     strings.Join(in.PolicyARNs, ","),
+	for _, p := range [...]struct{ name, value string }{
+		{"externalId", in.ExternalID},
+		{"sourceIdentity", in.SourceIdentity},
+		{"policy", in.Policy},
+		{"policyArns", strings.Join(in.PolicyARNs, ",")},
 	} {
-		if value != "" {
-			e.Parameters[key] = value
+		if p.value != "" {
+			e.Parameters[p.name] = p.value
 		}
 	}
 	if out != nil {

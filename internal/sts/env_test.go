@@ -128,7 +128,7 @@ func start(t testing.TB, store kv.Store, out io.Writer) *env {
 	now := func() time.Time { return time.Now().Add(time.Duration(e.ahead.Load())) }
 	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: "aws", Log: log})
 	e.sts = sts.New(sts.Config{
-		IAM: users, Keyring: ring, Partition: "aws", Keys: staticKeys, Audit: audit.NewWriter(out), Now: now, Log: log,
+		IAM: users, Keyring: ring, Partition: "aws", Keys: staticKeys, Audit: audit.NewWriter(out), Now: now,
 	})
 	handler, err := awsapi.NewHandler(awsapi.HandlerConfig{
 		Services:      []awsapi.Service{e.sts.API(), users.API()},

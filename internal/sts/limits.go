@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -70,12 +71,11 @@ func checkTags(tags []awsapi.Tag, transitive []string) error {
 			"1 validation error detected: Value at 'tags' failed to satisfy constraint: Member must have length less than or equal to %d", maxTags)
 	}
 	for i, t := range tags {
-		at := "tags." + strconv.Itoa(i+1) + ".member."
-		if err := checkTagText(at+"key", t.Key, 1, 128, `[\p{L}\p{Z}\p{N}_.:/=+\-@]+`); err != nil {
-			return err
+		if broken := tagConstraint(t.Key, 1, 128, `[\p{L}\p{Z}\p{N}_.:/=+\-@]+`); broken != "" {
+			return invalid(fmt.Sprintf("tags.%d.member.key", i+1), t.Key, broken)
 		}
-		if err := checkTagText(at+"value", t.Value, 0, 256, `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`); err != nil {
-			return err
+		if broken := tagConstraint(t.Value, 0, 256, `[\p{L}\p{Z}\p{N}_.:/=+\-@]*`); broken != "" {
+			return invalid(fmt.Sprintf("tags.%d.member.value", i+1), t.Value, broken)
 		}
 		if len(t.Key) >= 4 && strings.EqualFold(t.Key[:4], "aws:") {
 			return awsapi.Errorf("InvalidParameterValue", "Tag keys that begin with the reserved prefix aws: can't be set: %s", t.Key)
@@ -94,20 +94,24 @@ func checkTags(tags []awsapi.Tag, transitive []string) error {
 	return nil
 }
 
-func checkTagText(field, value string, shortest, longest int, pattern string) error {
-	n := utf8.RuneCountInString(value)
+// tagConstraint returns the constraint that a tag's key or value breaks, or nothing.
+func tagConstraint(text string, shortest, longest int, pattern string) string {
+	n := utf8.RuneCountInString(text)
 	if n < shortest {
-		return invalid(field, value, "Member must have length greater than or equal to "+strconv.Itoa(shortest))
+		return "Member must have length greater than or equal to " + strconv.Itoa(shortest)
 	}
 	if n > longest {
-		return invalid(field, value, "Member must have length less than or equal to "+strconv.Itoa(longest))
+		return "Member must have length less than or equal to " + strconv.Itoa(longest)
 	}
-	for _, r := range value { // what is not UTF-8 comes as U+FFFD, which is in none of the sets
-		if !unicode.In(r, unicode.L, unicode.Z, unicode.N) && !strings.ContainsRune("_.:/=+-@", r) {
-			return invalid(field, value, "Member must satisfy regular expression pattern: "+pattern)
+	for _, r := range text { // what is not UTF-8 comes as U+FFFD, which is in none of the sets
+		if r < utf8.RuneSelf && isWord(byte(r)) || strings.ContainsRune("_.:/=+-@", r) {
+			continue
+		}
+		if !unicode.In(r, unicode.L, unicode.Z, unicode.N) {
+			return "Member must satisfy regular expression pattern: " + pattern
 		}
 	}
-	return nil
+	return ""
 }
 
 // tagNamed finds a tag by its key, without regard to case.

@@ -8,7 +8,6 @@ package sts
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -32,7 +31,6 @@ type Config struct {
 	Keys  func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
 	Audit audit.Recorder   // required
 	Now   func() time.Time // time.Now when nil
-	Log   *slog.Logger     // required
 }
 
 // Service is STS.
