@@ -75,7 +75,7 @@ func run(ctx context.Context, file string, stderr io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, trail.Close()) }()
-	partition, _ := arn.PartitionOfRegion(c.Region) // Validate has seen the region
+	partition, _ := arn.PartitionOfRegion(c.Region) // validate has seen the region
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: c.Region, Account: c.Account, IssuerURL: c.IssuerURL,
 		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, Log: log,

@@ -89,7 +89,7 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&d.listen, "listen", "127.0.0.1:4566", "address for HTTP")
-	flags.StringVar(&d.listenTLS, "listen-tls", "127.0.0.1:4567", "address for HTTPS, which also serves the issuers")
+	flags.StringVar(&d.listenTLS, "listen-tls", "127.0.0.1:4567", "address for HTTPS, which also serves the issuers; roles by IRSA name its host, but not its port")
 	flags.StringVar(&d.dir, "data-dir", defaultDataDir(), "directory for the state")
 	flags.StringVar(&d.account, "account-id", "111122223333", "the first account")
 	flags.BoolVar(&d.empty, "empty", false, "make no sample cluster, roles, association and buckets")

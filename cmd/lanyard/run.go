@@ -84,11 +84,9 @@ func (c *cli) run(ctx context.Context, cfg aws.Config, r runConfig, command []st
 	if err != nil {
 		return err
 	}
-	source := r.hosted(cfg)
-	if r.kubeconfig != "" {
-		if source, err = r.fromKubernetes(ctx, way); err != nil {
-			return err
-		}
+	source, err := r.tokens(ctx, cfg, way)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "lanyard-run-") // mode 0700
 	if err != nil {
@@ -208,6 +206,14 @@ func (r *runConfig) findRole(ctx context.Context, cfg aws.Config) error {
 			r.cluster, r.namespace, r.serviceAccount)
 	}
 	return withHint(fmt.Errorf("several roles trust %s/%s: %s", r.namespace, r.serviceAccount, strings.Join(roles, ", ")), "choose one with --role-arn")
+}
+
+// tokens chooses where the tokens come from.
+func (r *runConfig) tokens(ctx context.Context, cfg aws.Config, way podspec.Way) (tokenSource, error) {
+	if r.kubeconfig != "" {
+		return r.fromKubernetes(ctx, way)
+	}
+	return r.hosted(cfg), nil
 }
 
 // hosted gets tokens from the issuer that Lanyard hosts, all for one pod: one that is made up unless it was named.

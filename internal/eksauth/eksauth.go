@@ -256,6 +256,7 @@ func (s *Service) assume(ctx context.Context, c *awsapi.Caller, g *grant) (*sts.
 	}
 	if !g.association.DisableSessionTags {
 		first.Tags = sessionTags(g.cluster, g.pod)
+		first.TransitiveKeys = make([]string, 0, len(first.Tags))
 		for _, t := range first.Tags {
 			first.TransitiveKeys = append(first.TransitiveKeys, t.Key)
 		}

@@ -149,6 +149,7 @@ func (a *assumption) checkTags() error {
 		return err
 	}
 	a.tags = a.Tags[:len(a.Tags):len(a.Tags)]
+	a.transitive = make([]string, 0, len(a.TransitiveKeys))
 	for _, t := range a.Tags {
 		if containsFold(a.TransitiveKeys, t.Key) {
 			a.transitive = append(a.transitive, t.Key)

@@ -1,4 +1,4 @@
-module lanyard.test/kubernetes
+module github.com/lanyard-id/lanyard/test/kubernetes
 
 go 1.26.0
 
