@@ -181,7 +181,8 @@ func TestAServerSaysWhyItDoesNotStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "master.key is missing"},
-		{"an upstream without its secret", "s3: {upstream: {endpoint: https://s3.example.com, region: r, accessKeyID: a, secretAccessKeyFile: /nonexistent/secret}}\n", nil,
+		{"an upstream without its secret",
+			"s3: {upstream: {endpoint: https://s3.example.com, region: r, accessKeyID: a, secretAccessKeyFile: /nonexistent/secret}}\n", nil,
 			"secret access key: open /nonexistent/secret"},
 		{"a log level that is none", "log: {level: loud}\n", nil, `log level "loud"`},
 	} {

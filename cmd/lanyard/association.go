@@ -215,7 +215,8 @@ func newAssociationDescribe(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out, err := client.DescribePodIdentityAssociation(cmd.Context(), &eks.DescribePodIdentityAssociationInput{ClusterName: &s.cluster, AssociationId: &id})
+			in := &eks.DescribePodIdentityAssociationInput{ClusterName: &s.cluster, AssociationId: &id}
+			out, err := client.DescribePodIdentityAssociation(cmd.Context(), in)
 			if err != nil {
 				return explainAssociation(fmt.Errorf("describe association %s: %w", id, err), "")
 			}
@@ -299,7 +300,8 @@ func newAssociationDelete(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := client.DeletePodIdentityAssociation(cmd.Context(), &eks.DeletePodIdentityAssociationInput{ClusterName: &s.cluster, AssociationId: &id}); err != nil {
+			in := &eks.DeletePodIdentityAssociationInput{ClusterName: &s.cluster, AssociationId: &id}
+			if _, err := client.DeletePodIdentityAssociation(cmd.Context(), in); err != nil {
 				return explainAssociation(fmt.Errorf("delete association %s: %w", id, err), "")
 			}
 			fmt.Fprintf(c.err, "association %s deleted\n", id)

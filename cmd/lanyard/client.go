@@ -105,7 +105,8 @@ func lanyardAPI(ctx context.Context, cfg aws.Config, method, path string, in, ou
 	if reply.StatusCode >= 300 {
 		var message struct{ Message string }
 		if err := json.Unmarshal(data, &message); err != nil {
-			return withHint(fmt.Errorf("%s %s answers %s, but not as Lanyard does: %w", method, r.URL, reply.Status, err), "is AWS_ENDPOINT_URL Lanyard's address?")
+			return withHint(fmt.Errorf("%s %s answers %s, but not as Lanyard does: %w", method, r.URL, reply.Status, err),
+				"is AWS_ENDPOINT_URL Lanyard's address?")
 		}
 		return &smithy.OperationError{ServiceID: "Lanyard", OperationName: method + " " + path, Err: &smithy.GenericAPIError{
 			Code: reply.Header.Get("X-Amzn-ErrorType"), Message: message.Message,

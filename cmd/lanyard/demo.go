@@ -111,7 +111,8 @@ func demo(ctx context.Context, c *cli) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	fmt.Fprintf(c.out, "Lanyard answers at %s after %d ms, with a cluster, two roles, an association and three buckets.\n\n", s.endpoint, time.Since(begun).Milliseconds())
+	fmt.Fprintf(c.out, "Lanyard answers at %s after %d ms, with a cluster, two roles, an association and three buckets.\n\n",
+		s.endpoint, time.Since(begun).Milliseconds())
 
 	environment := append(withoutAWS(os.Environ()), s.environment(region)...)
 	lanyard := func(args ...string) ([]byte, error) {

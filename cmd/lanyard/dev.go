@@ -89,7 +89,8 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&d.listen, "listen", "127.0.0.1:4566", "address for HTTP")
-	flags.StringVar(&d.listenTLS, "listen-tls", "127.0.0.1:4567", "address for HTTPS, which also serves the issuers; roles by IRSA name its host, but not its port")
+	flags.StringVar(&d.listenTLS, "listen-tls", "127.0.0.1:4567",
+		"address for HTTPS, which also serves the issuers; roles by IRSA name its host, but not its port")
 	flags.StringVar(&d.dir, "data-dir", defaultDataDir(), "directory for the state")
 	flags.StringVar(&d.account, "account-id", "111122223333", "the first account")
 	flags.BoolVar(&d.empty, "empty", false, "make no sample cluster, roles, association and buckets")
@@ -225,7 +226,8 @@ func openCA(dir controlplane.Directory) (*localca.CA, error) {
 	}
 	ca, err := localca.Parse(text)
 	if err != nil {
-		return nil, withHint(fmt.Errorf("read %s: %w", dir.Path(name), err), "restore the file from a backup, or remove it: what trusts the old CA must then trust a new one")
+		return nil, withHint(fmt.Errorf("read %s: %w", dir.Path(name), err),
+			"restore the file from a backup, or remove it: what trusts the old CA must then trust a new one")
 	}
 	return ca, nil
 }

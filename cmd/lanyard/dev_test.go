@@ -13,7 +13,10 @@ func TestServedHosts(t *testing.T) {
 		yes, no []string
 	}{
 		{"127.0.0.1:4567",
-			[]string{"127.0.0.1", "127.0.0.2", "::1", "localhost", "sts.amazonaws.com", "b.s3.eu-west-1.amazonaws.com", "eks-auth.us-east-1.api.aws", "sts.cn-north-1.amazonaws.com.cn"},
+			[]string{
+				"127.0.0.1", "127.0.0.2", "::1", "localhost",
+				"sts.amazonaws.com", "b.s3.eu-west-1.amazonaws.com", "eks-auth.us-east-1.api.aws", "sts.cn-north-1.amazonaws.com.cn",
+			},
 			[]string{"192.0.2.1", "example.com", "amazonaws.com.example.com", "notamazonaws.com", ""}},
 		{"lanyard.example:4567", []string{"lanyard.example", "localhost", "127.0.0.1"}, []string{"192.0.2.1", "other.example"}},
 		{"192.0.2.1:4567", []string{"192.0.2.1", "127.0.0.1"}, []string{"192.0.2.2"}},

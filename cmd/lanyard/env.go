@@ -21,7 +21,8 @@ func newEnvCommand(c *cli) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			text, err := os.ReadFile(filepath.Join(dir, "env"))
 			if errors.Is(err, fs.ErrNotExist) {
-				return withHint(fmt.Errorf("no dev server has run with the data directory %s", dir), "start one with `lanyard dev`, or name its directory with --data-dir")
+				return withHint(fmt.Errorf("no dev server has run with the data directory %s", dir),
+					"start one with `lanyard dev`, or name its directory with --data-dir")
 			}
 			if err != nil {
 				return fmt.Errorf("read the dev server's environment: %w", err)

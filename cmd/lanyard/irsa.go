@@ -47,9 +47,9 @@ func newIRSACommand(c *cli) *cobra.Command {
 	create := &cobra.Command{
 		Use:   "create -n NAMESPACE -s SERVICE_ACCOUNT [--policy-arn ARN]…",
 		Short: "Make the provider, the role with its trust policy, and the role's policies, in one step",
-		Long: `Make what IRSA needs for one service account: the OIDC provider of the cluster's issuer unless it is there, and a role that trusts this service
-account and no other (conditions on both :sub and :aud), with the policies given. Done twice, it changes nothing. A role that is there and
-trusts something else is left as it is.`,
+		Long: `Make what IRSA needs for one service account: the OIDC provider of the cluster's issuer unless it is there, and a role that
+trusts this service account and no other (conditions on both :sub and :aud), with the policies given. Done twice, it changes nothing.
+A role that is there and trusts something else is left as it is.`,
 		Example: `  lanyard irsa create --cluster dev -n default -s my-sa --policy-arn arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -79,7 +79,8 @@ func createIRSA(ctx context.Context, cfg aws.Config, p rolePlan) (rolePlanned, e
 	}
 	switch {
 	case len(p.role) > maxRoleName:
-		return rolePlanned{}, withHint(fmt.Errorf("the role's name %s has more than %d characters", p.role, maxRoleName), "give a shorter one with --role-name")
+		return rolePlanned{}, withHint(fmt.Errorf("the role's name %s has more than %d characters", p.role, maxRoleName),
+			"give a shorter one with --role-name")
 	case strings.ContainsAny(p.namespace+p.serviceAccount, "*?"):
 		return rolePlanned{}, withHint(fmt.Errorf("%s/%s is a pattern: a role by web identity is for one service account", p.namespace, p.serviceAccount),
 			"make one for each, or use `lanyard association create`, which takes patterns")
@@ -226,7 +227,8 @@ func ensureRole(ctx context.Context, client *iam.Client, p rolePlan, trust strin
 		return "", fmt.Errorf("read the trust policy of role %s: %w", p.role, err)
 	}
 	if !sameJSON(document, trust) {
-		return "", withHint(fmt.Errorf("role %s is there and trusts something else", p.role), "choose another name with --role-name, or delete the role first")
+		return "", withHint(fmt.Errorf("role %s is there and trusts something else", p.role),
+			"choose another name with --role-name, or delete the role first")
 	}
 	if p.boundary != "" && (got.Role.PermissionsBoundary == nil || value(got.Role.PermissionsBoundary.PermissionsBoundaryArn) != p.boundary) {
 		in := &iam.PutRolePermissionsBoundaryInput{RoleName: &p.role, PermissionsBoundary: &p.boundary}

@@ -38,20 +38,21 @@ func TestTrustNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	condition := func(text string) string { return `{"Statement": [{}, {"Condition": ` + text + `}]}` }
 	for _, c := range []struct {
 		name, document string
 		want           bool
 	}{
 		{"what irsa create writes", own, true},
-		{"one statement without a list", `{"Statement": {"Condition": {"StringEquals": {"oidc.example.com/x:sub": "system:serviceaccount:web:api"}}}}`, true},
-		{"one of several subjects", `{"Statement": [{}, {"Condition": {"StringLike": {"OIDC.example.com/x:sub": ["other", "system:serviceaccount:web:api"]}}}]}`, true},
-		{"a pattern that fits is not a name", `{"Statement": [{"Condition": {"StringLike": {"oidc.example.com/x:sub": "system:serviceaccount:web:*"}}}]}`, false},
+		{"one statement without a list", `{"Statement": {"Condition": {"StringEquals": {"` + key + `": "` + subject + `"}}}}`, true},
+		{"one of several subjects", condition(`{"StringLike": {"OIDC.example.com/x:sub": ["other", "` + subject + `"]}}`), true},
+		{"a pattern that fits is not a name", condition(`{"StringLike": {"` + key + `": "system:serviceaccount:web:*"}}`), false},
 		{"another service account", strings.ReplaceAll(own, ":api", ":other"), false},
 		{"another issuer", strings.ReplaceAll(own, "/x:", "/y:"), false},
-		{"the audience alone", `{"Statement": [{"Condition": {"StringEquals": {"oidc.example.com/x:aud": "sts.amazonaws.com"}}}]}`, false},
-		{"the subject denied", `{"Statement": [{"Condition": {"StringNotEquals": {"oidc.example.com/x:sub": "system:serviceaccount:web:api"}}}]}`, false},
+		{"the audience alone", condition(`{"StringEquals": {"oidc.example.com/x:aud": "sts.amazonaws.com"}}`), false},
+		{"the subject denied", condition(`{"StringNotEquals": {"` + key + `": "` + subject + `"}}`), false},
+		{"a number for a subject", condition(`{"StringEquals": {"` + key + `": 1}}`), false},
 		{"no conditions", `{"Statement": [{"Effect": "Allow"}]}`, false},
-		{"a number for a subject", `{"Statement": [{"Condition": {"StringEquals": {"oidc.example.com/x:sub": 1}}}]}`, false},
 		{"no statements", `{}`, false},
 		{"no policy", `not JSON`, false},
 	} {

@@ -168,7 +168,8 @@ func hint(err error) string {
 		return "the server's certificate is not trusted: set AWS_CA_BUNDLE to its CA; that of a dev server is ca-bundle.pem in its data directory"
 	}
 	if strings.Contains(err.Error(), "get credentials") || strings.Contains(err.Error(), "failed to refresh cached credentials") {
-		return "no AWS credentials were found: source the file \"env\" in the data directory of `lanyard dev` (`eval \"$(lanyard env)\"`), or set AWS_PROFILE"
+		return "no AWS credentials were found: source the file \"env\" in the data directory of `lanyard dev` " +
+			"(`eval \"$(lanyard env)\"`), or set AWS_PROFILE"
 	}
 	if api := smithy.APIError(nil); errors.As(err, &api) {
 		switch api.ErrorCode() {

@@ -16,7 +16,8 @@ import (
 func TestErrorsForPeople(t *testing.T) {
 	t.Parallel()
 	call := func(err error) error {
-		return fmt.Errorf("list clusters: %w", &smithy.OperationError{ServiceID: "EKS", OperationName: "ListClusters", Err: fmt.Errorf("many words: %w", err)})
+		failed := &smithy.OperationError{ServiceID: "EKS", OperationName: "ListClusters", Err: fmt.Errorf("many words: %w", err)}
+		return fmt.Errorf("list clusters: %w", failed)
 	}
 	api := func(code string) error { return call(&smithy.GenericAPIError{Code: code, Message: "AWS's words."}) }
 	address := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4566}

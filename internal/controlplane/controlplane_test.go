@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -258,36 +259,38 @@ func TestWhereKeysComeFrom(t *testing.T) {
 	register(root, "own", ownURL, jwks(t, "own-key"))
 	register(theirs, "their", theirURL, jwks(t, "their-key"))
 	register(root, "bare", bareURL, "")
-	elsewhere := func(url string) string { return strings.Replace(url, ".com", ".com:9443", 1) }
+	onPort := func(url, port string) string {
+		return strings.Replace(strings.Replace(url, ":8443", "", 1), ".com", ".com"+port, 1)
+	}
+	const idpURL = "https://idp.example.com"
+	gone := hosted[:len(hosted)-32] + strings.Repeat("0", 32)
 
 	for _, c := range []struct {
 		name     string
-		provider iam.Provider
-		issuer   string // of the token
-		keys     bool   // at hand
-		fetched  string // from here
+		account  string // of the provider
+		provider string // the URL that it was registered with
+		issuer   string // of the token; the provider's URL when empty
+		keys     bool   // are at hand
+		fetched  bool   // are asked for at the provider's URL
 		refused  bool
 	}{
-		{name: "a hosted issuer's keys are at hand", provider: iam.Provider{Account: account, FetchURL: hosted}, issuer: hosted, keys: true},
-		{name: "also to another account's provider", provider: iam.Provider{Account: other, FetchURL: hosted}, issuer: hosted, keys: true},
-		{name: "also when the provider was registered with another port", provider: iam.Provider{Account: account, FetchURL: strings.Replace(hosted, ":8443", "", 1)}, issuer: hosted, keys: true},
-		{name: "a token that names a hosted issuer by another port", provider: iam.Provider{Account: account, FetchURL: hosted},
-			issuer: strings.Replace(hosted, ":8443", ":9443", 1), refused: true},
-		{name: "even if the provider was registered with that port", provider: iam.Provider{Account: account, FetchURL: strings.Replace(hosted, ":8443", ":9443", 1)},
-			issuer: strings.Replace(hosted, ":8443", ":9443", 1), refused: true},
-		{name: "an issuer that is hosted no more is asked for like any other", provider: iam.Provider{Account: account, FetchURL: hosted[:len(hosted)-32] + strings.Repeat("0", 32)},
-			issuer: hosted[:len(hosted)-32] + strings.Repeat("0", 32), fetched: hosted[:len(hosted)-32] + strings.Repeat("0", 32)},
-		{name: "keys that were registered in the account", provider: iam.Provider{Account: account, FetchURL: ownURL}, issuer: ownURL, keys: true},
-		{name: "keys that were registered in another account do not count", provider: iam.Provider{Account: account, FetchURL: theirURL}, issuer: theirURL, fetched: theirURL},
-		{name: "but they do there", provider: iam.Provider{Account: other, FetchURL: theirURL}, issuer: theirURL, keys: true},
-		{name: "a cluster without registered keys", provider: iam.Provider{Account: account, FetchURL: bareURL}, issuer: bareURL, fetched: bareURL},
-		{name: "no cluster at all", provider: iam.Provider{Account: account, FetchURL: "https://idp.example.com"}, issuer: "https://idp.example.com", fetched: "https://idp.example.com"},
-		{name: "a token from another port than the provider's", provider: iam.Provider{Account: account, FetchURL: bareURL}, issuer: elsewhere(bareURL), refused: true},
-		{name: "registered keys are not for another port", provider: iam.Provider{Account: account, FetchURL: ownURL}, issuer: elsewhere(ownURL), refused: true},
+		{name: "a hosted issuer's keys are at hand", account: account, provider: hosted, keys: true},
+		{name: "to another account's provider, too", account: other, provider: hosted, keys: true},
+		{name: "whatever port the provider was registered with", account: account, provider: onPort(hosted, ""), issuer: hosted, keys: true},
+		{name: "a token that names a hosted issuer by another port", account: account, provider: hosted, issuer: onPort(hosted, ":9443"), refused: true},
+		{name: "even if that is the provider's port", account: account, provider: onPort(hosted, ":9443"), refused: true},
+		{name: "an issuer that is hosted no more is like any other", account: account, provider: gone, fetched: true},
+		{name: "keys that were registered in the account", account: account, provider: ownURL, keys: true},
+		{name: "keys that were registered in another account do not count", account: account, provider: theirURL, fetched: true},
+		{name: "but they do there", account: other, provider: theirURL, keys: true},
+		{name: "a cluster without registered keys", account: account, provider: bareURL, fetched: true},
+		{name: "no cluster at all", account: account, provider: idpURL, fetched: true},
+		{name: "a token from another port than the provider's", account: account, provider: bareURL, issuer: onPort(bareURL, ":9443"), refused: true},
+		{name: "registered keys are not for another port", account: account, provider: ownURL, issuer: onPort(ownURL, ":9443"), refused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fetched = nil
-			source, err := p.keys.of(&c.provider, c.issuer)
+			source, err := p.keys.of(&iam.Provider{Account: c.account, FetchURL: c.provider}, cmp.Or(c.issuer, c.provider))
 			if c.refused {
 				if !errors.Is(err, idtoken.ErrKeys) || len(fetched) > 0 {
 					t.Errorf("got error %v and fetched %v, want ErrKeys and nothing", err, fetched)
@@ -301,8 +304,8 @@ func TestWhereKeysComeFrom(t *testing.T) {
 			if (err == nil && len(keys) > 0) != c.keys {
 				t.Errorf("got %d keys, %v; want some: %v", len(keys), err, c.keys)
 			}
-			if c.fetched == "" && len(fetched) > 0 || c.fetched != "" && (len(fetched) == 0 || !strings.HasPrefix(fetched[0], c.fetched+"/.well-known/")) {
-				t.Errorf("fetched %v, want %q", fetched, c.fetched)
+			if (len(fetched) > 0) != c.fetched || c.fetched && !strings.HasPrefix(fetched[0], c.provider+"/.well-known/") {
+				t.Errorf("fetched %v, want something: %v", fetched, c.fetched)
 			}
 		})
 	}

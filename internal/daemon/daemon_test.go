@@ -285,7 +285,13 @@ func TestClientTLS(t *testing.T) {
 			t.Errorf("%s: got error %v, want success %v", c.name, err, c.ok)
 			continue
 		}
-		if c.ok && (config.InsecureSkipVerify || config.MinVersion < tls.VersionTLS12 || (config.RootCAs != nil) != (c.ca != "") || (len(config.Certificates) == 1) != (c.cert != "")) {
+		if !c.ok {
+			continue
+		}
+		if config.InsecureSkipVerify || config.MinVersion < tls.VersionTLS12 {
+			t.Errorf("%s: it is not safe: %+v", c.name, config)
+		}
+		if (config.RootCAs != nil) != (c.ca != "") || (len(config.Certificates) == 1) != (c.cert != "") {
 			t.Errorf("%s: got %+v", c.name, config)
 		}
 	}
