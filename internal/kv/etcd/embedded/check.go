@@ -47,9 +47,14 @@ func check(logger *zap.Logger, dir string) error {
 		}
 		return fmt.Errorf("%s is missing", log)
 	}
-	last, err := readLog(logger, log)
+	last, committed, err := readLog(logger, log)
 	if err != nil {
 		return fmt.Errorf("%s: %w", log, err)
+	}
+	if applied == 0 && committed == 0 {
+		// The very first start was interrupted before the member had written itself into the log: it could never elect itself.
+		// Nothing can have been acknowledged.
+		return os.RemoveAll(member)
 	}
 	if last < applied {
 		return fmt.Errorf("%s ends at entry %d, but entries up to %d were written", log, last, applied)
@@ -116,12 +121,12 @@ func visit(name []byte, b *bolt.Bucket) error {
 	})
 }
 
-// readLog returns the index of the last entry of a log. An entry that a crash left half written at the end was never
-// acknowledged, and is not an error.
-func readLog(logger *zap.Logger, dir string) (uint64, error) {
+// readLog returns the indexes of a log's last entry and of the last one that it knows to be committed. An entry that a
+// crash left half written at the end was never acknowledged, and is not an error.
+func readLog(logger *zap.Logger, dir string) (last, committed uint64, err error) {
 	snapshots, err := wal.ValidSnapshotEntries(logger, dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	from := &walpb.Snapshot{}
 	if len(snapshots) > 0 {
@@ -129,16 +134,16 @@ func readLog(logger *zap.Logger, dir string) (uint64, error) {
 	}
 	w, err := wal.OpenForRead(logger, dir, from)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	// A log that is open for reading always fails to close: it has no directory of its own. Its files were only read.
 	defer w.Close()
-	_, _, entries, err := w.ReadAll()
+	_, state, entries, err := w.ReadAll()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(entries) == 0 {
-		return from.GetIndex(), nil
+		return from.GetIndex(), state.GetCommit(), nil
 	}
-	return entries[len(entries)-1].GetIndex(), nil
+	return entries[len(entries)-1].GetIndex(), state.GetCommit(), nil
 }

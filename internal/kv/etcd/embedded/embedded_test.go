@@ -19,6 +19,8 @@ import (
 	"github.com/lanyard-id/lanyard/internal/kv/etcd/embedded"
 	"github.com/lanyard-id/lanyard/internal/kv/kvtest"
 	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
 )
 
 func logger(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
@@ -227,6 +229,31 @@ func TestAnInterruptedFirstStartIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	store := open(t, dir)
+	put(t, store, "/a", "")
+	closeStore(t, store)
+}
+
+// Killed between making the log and writing itself into it, a member could never elect itself.
+func TestAFirstStartThatLeftAnEmptyLogIsStartedAgain(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "member", "snap"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(filepath.Join(dir, "member", "snap", "db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log, err := wal.Create(zap.NewNop(), filepath.Join(dir, "member", "wal"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
 		t.Fatal(err)
 	}
 	store := open(t, dir)
