@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-o", dir, "../cmd/...")
+		build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", dir, "../cmd/...")...)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "build the programs:", err)
@@ -146,7 +146,8 @@ func cleanEnvironment() []string {
 			env = append(env, v)
 		}
 	}
-	return append(env, "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true")
+	return append(env, "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true",
+		"GORACE=halt_on_error=1 atexit_sleep_ms=0") // of programs that are built with the race detector: what it finds ends them
 }
 
 // waitFor reads the program's log until a line holds the text, and returns the word that follows it there. The rest of the log goes

@@ -21,7 +21,8 @@ var ErrTooLarge = errors.New("audit: event is too large")
 type Writer struct {
 	mu   sync.Mutex
 	w    io.Writer
-	torn bool // what was written last does not end in a newline
+	line []byte // the last line; its memory is for the next one
+	torn bool   // what was written last does not end in a newline
 }
 
 // NewWriter returns a Recorder that writes to w.
@@ -67,17 +68,19 @@ func inspect(f *os.File) (torn bool, err error) {
 // Record implements Recorder. Its errors are ErrTooLarge and what Write returned.
 func (w *Writer) Record(ctx context.Context, e *Event) error {
 	identify(e)
-	line := e.appendJSON(make([]byte, 0, 2048))
-	if len(line) > MaxLine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	line := w.line[:0]
+	if w.torn {
+		line = append(line, '\n')
+	}
+	begin := len(line)
+	line = e.appendJSON(line)
+	w.line = line
+	if len(line)-begin > MaxLine {
 		return ErrTooLarge
 	}
 	line = append(line, '\n')
-
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.torn {
-		line = append([]byte{'\n'}, line...)
-	}
 	n, err := w.w.Write(line)
 	if err != nil {
 		if n > 0 {

@@ -75,7 +75,7 @@ func Sign(r *http.Request, c Credentials, service, region, payloadHash string, n
 		r.Header.Set(contentSHA256, payloadHash)
 	}
 	s := newSignature(r, c, service, region, now)
-	sig, _, _ := s.calculate(r, c.SecretAccessKey, payloadHash, nil)
+	sig, _, _ := s.calculate(nil, r, c.SecretAccessKey, payloadHash, nil)
 	r.Header.Set("Authorization", algorithm+" Credential="+c.AccessKeyID+"/"+s.scope()+
 		", SignedHeaders="+s.signedHeaderList()+", Signature="+string(sig))
 }
@@ -109,13 +109,13 @@ func Presign(r *http.Request, c Credentials, service, region string, expires tim
 	if service == serviceS3 {
 		payload = UnsignedPayload
 	}
-	sig, _, _ := s.calculate(r, c.SecretAccessKey, payload, nil)
+	sig, _, _ := s.calculate(nil, r, c.SecretAccessKey, payload, nil)
 	r.URL.RawQuery += "&X-Amz-Signature=" + string(sig)
 }
 
-// calculate returns the signature in hex, the canonical request and the string to sign.
-func (s *Signature) calculate(r *http.Request, secret Secret, payloadHash string, extra http.Header) (sig, canonical, toSign []byte) {
-	canonical = s.appendCanonicalRequest(make([]byte, 0, 2048), r, payloadHash, extra)
+// calculate returns the signature in hex, the canonical request, which is appended to space, and the string to sign.
+func (s *Signature) calculate(space []byte, r *http.Request, secret Secret, payloadHash string, extra http.Header) (sig, canonical, toSign []byte) {
+	canonical = s.appendCanonicalRequest(space, r, payloadHash, extra)
 	hash := sha256.Sum256(canonical)
 	toSign = make([]byte, 0, 160)
 	toSign = append(toSign, algorithm...)

@@ -397,7 +397,8 @@ func (s *Signature) Verify(r *http.Request, secret Secret, bodyHash string, skew
 	if err != nil {
 		return err
 	}
-	want, canonical, toSign := s.calculate(r, secret, payload, extra)
+	var space [2048]byte // enough for most requests, also those of sessions; it stays on the stack
+	want, canonical, toSign := s.calculate(space[:0], r, secret, payload, extra)
 	if subtle.ConstantTimeCompare(want, []byte(s.signature)) != 1 {
 		return &Error{Kind: Mismatch, Message: mismatchText, CanonicalRequest: string(canonical), StringToSign: string(toSign)}
 	}
