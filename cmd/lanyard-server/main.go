@@ -32,6 +32,7 @@ import (
 func main() {
 	file := flag.String("config", "/etc/lanyard/server.yaml", "configuration file; docs/server.md describes it")
 	flag.Parse()
+	daemon.TuneGC()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *file, os.Stderr); err != nil {

@@ -75,6 +75,7 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 			if c.region != "" {
 				d.region = c.region
 			}
+			daemon.TuneGC()
 			s, err := startDev(cmd.Context(), d)
 			if err != nil && cmd.Context().Err() != nil {
 				log.Info("stopped before it was ready", "err", err)

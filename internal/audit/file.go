@@ -13,6 +13,9 @@ import (
 // "CloudTrail record contents").
 const MaxLine = 256 * 1024
 
+// usualLine is how much memory a Writer keeps for the next event, in bytes.
+const usualLine = 8 * 1024
+
 // ErrTooLarge is returned by Record for an event of more than MaxLine bytes.
 var ErrTooLarge = errors.New("audit: event is too large")
 
@@ -76,7 +79,9 @@ func (w *Writer) Record(ctx context.Context, e *Event) error {
 	}
 	begin := len(line)
 	line = e.appendJSON(line)
-	w.line = line
+	if cap(line) <= usualLine {
+		w.line = line
+	}
 	if len(line)-begin > MaxLine {
 		return ErrTooLarge
 	}

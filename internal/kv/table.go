@@ -212,8 +212,7 @@ func (t *Table[T]) apply(old any, events []Event) (any, error) {
 	return next, nil
 }
 
-// keyOf is an entry's key in the table, in memory of its own: without what it begins with in the store, a table of many short
-// keys is smaller by a third.
+// keyOf is an entry's key in the table. It is a copy, lest what all the table's keys begin with in the store be kept with each.
 func (t *Table[T]) keyOf(e Entry) string { return strings.Clone(e.Key[len(t.prefix):]) }
 
 func lessRef[T any](a, b ref[T]) bool {
