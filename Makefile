@@ -23,7 +23,7 @@ lint: ## Check the formatting and run the linters
 	$(GO) vet -tags e2e ./...
 	$(GO) tool staticcheck -tags e2e ./...
 
-bench: ## Print what the hot paths cost, as ratios to bare handlers
+bench: ## Print what requests cost, as ratios to bare handlers, and what memory, starts and replication do
 	$(GO) test -run '^$$' -bench . -benchtime 2s -count 1 ./test
 
 fuzz: ## Fuzz every parser that meets strangers, 30 s each (FUZZTIME=10s for less)
