@@ -1,6 +1,8 @@
 package policy_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/lanyard-id/lanyard/policy"
@@ -27,7 +29,7 @@ func podRequest(t testing.TB) (*policy.Request, *policy.Policies) {
 		allow("sqs:ReceiveMessage", "arn:aws:sqs:us-east-1:111122223333:orders"),
 		allow("dynamodb:*", "arn:aws:dynamodb:*:111122223333:table/shop-*"),
 		allow("logs:PutLogEvents", "arn:aws:logs:*:*:log-group:/shop/*"),
-		allow("kms:Decrypt", "*", `"StringEquals":{"kms:ViaService":"s3.us-east-1.amazonaws.com"}`))
+		allow("kms:Decrypt", "arn:aws:kms:us-east-1:111122223333:key/shop"))
 	two := compile(t, policy.Identity,
 		allow("s3:ListBucket", "arn:aws:s3:::data", `"StringLike":{"s3:prefix":"${aws:PrincipalTag/kubernetes-namespace}/*"}`),
 		allow("s3:List*", "arn:aws:s3:::data"),
@@ -47,6 +49,71 @@ func BenchmarkEvaluate(b *testing.B) {
 	for b.Loop() {
 		if d := policy.Evaluate(r, p); !d.Allowed {
 			b.Fatal(d)
+		}
+	}
+}
+
+func BenchmarkExplain(b *testing.B) {
+	r, p := podRequest(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := policy.Explain(r, p); !d.Allowed {
+			b.Fatal(d)
+		}
+	}
+}
+
+// BenchmarkStatements evaluates managed policies of more and more statements, up to the 6,144 characters that IAM lets them have.
+// A decision that looks at every statement costs the same for each.
+func BenchmarkStatements(b *testing.B) {
+	const largest = 6144 // characters
+	for _, statements := range []int{1, 4, 16, 0} {
+		list := []string{allow("s3:GetObject", "arn:aws:s3:::reports/*")}
+		more := func() bool {
+			if statements > 0 {
+				return len(list) < statements
+			}
+			return policy.Size([]byte(document(append(list, list[len(list)-1])...))) <= largest
+		}
+		for more() {
+			list = append(list, deny("s3:GetObject", fmt.Sprintf("arn:aws:s3:::reports/secret-%02d/*", len(list)), `"Bool":{"aws:SecureTransport":"true"}`))
+		}
+		p := &policy.Policies{Identity: []*policy.Policy{compile(b, policy.Identity, list...)}}
+		r := asks("s3:GetObject", object, keys("aws:SecureTransport", "true"))
+		b.Run(fmt.Sprintf("statements=%d", len(list)), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := policy.Evaluate(r, p); !d.Allowed {
+					b.Fatal(d)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(list)), "ns/statement")
+		})
+	}
+}
+
+// BenchmarkPatterns matches patterns that make careless matchers slow with texts that nearly fit: the time for a character stays
+// the same however long the text is.
+func BenchmarkPatterns(b *testing.B) {
+	for _, pattern := range []struct{ name, text string }{
+		{"stars", strings.Repeat("*a", 50) + "*b"}, // *a*a*a…*b
+		{"stars-inside", strings.Repeat("*a", 50) + "*b*"},
+		{"letters", "*" + strings.Repeat("a", 100) + "b"}, // *aaa…b
+		{"letters-inside", "*" + strings.Repeat("a", 100) + "b*"},
+		{"questions", "*" + strings.Repeat("a?", 50) + "b"}, // *a?a?a?…b
+		{"questions-inside", "*" + strings.Repeat("a?", 50) + "b*"},
+	} {
+		p := identity(b, allow("s3:*", "*", `"StringLike":{"s3:prefix":"`+pattern.text+`"}`))
+		for _, length := range []int{1_000, 10_000, 100_000} {
+			r := asks("s3:ListBucket", bucket, keys("s3:prefix", strings.Repeat("a", length)))
+			b.Run(fmt.Sprintf("%s/characters=%d", pattern.name, length), func(b *testing.B) {
+				for b.Loop() {
+					if d := policy.Evaluate(r, p); d.Allowed {
+						b.Fatal(d)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*length), "ns/char")
+			})
 		}
 	}
 }

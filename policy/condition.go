@@ -327,8 +327,8 @@ func parseNetwork(s string) (netip.Prefix, error) {
 		prefix = netip.PrefixFrom(address, address.BitLen())
 	}
 	prefix = prefix.Masked()
-	const mapped = 96 // bits before the IPv4 address
-	if prefix.Addr().Is4In6() && prefix.Bits() >= mapped {
+	const mapped = 96 // bits before the IPv4 address; a masked prefix that is shorter has none
+	if prefix.Addr().Is4In6() {
 		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapped)
 	}
 	return prefix, nil

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -107,6 +108,21 @@ func (c *Context) Get(key string) (values []string, ok bool) {
 		return nil, false
 	}
 	return slices.Clone(e.values()), true
+}
+
+// All yields the keys, named as they were set (but in lower case if the name is not in ASCII), in the order in which they
+// were set first, each with its values. The values must not be changed.
+func (c *Context) All() iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		if c == nil {
+			return
+		}
+		for i := range c.entries {
+			if !yield(c.entries[i].key, c.entries[i].values()) {
+				return
+			}
+		}
+	}
 }
 
 // Clone returns a copy that can be changed independently.

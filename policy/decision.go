@@ -46,6 +46,9 @@ func (l Layer) String() string {
 	return "policy"
 }
 
+// MarshalText returns what String does, for JSON.
+func (l Layer) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
 // Decision is the answer. The zero Decision denies.
 type Decision struct {
 	Allowed   bool
@@ -57,6 +60,8 @@ type Decision struct {
 	Statement int    // its index, from 0
 	Line      int    // its place in the document, 1-based; 0 when no statement decided
 	Column    int
+
+	Explanation *Explanation // why; nil unless Explain or ExplainTrust was asked
 }
 
 // Message is AWS's sentence for a denial: "User: ARN is not authorized to perform: …", with the resource unless it is

@@ -30,18 +30,19 @@ type Policies struct {
 // Within one account the resource's policy or the caller's must allow; between accounts both must. Requests without
 // an account (of a service, a web identity or nobody) are for the resource's policy alone.
 func Evaluate(r *Request, p *Policies) Decision {
-	owner := r.ResourceAccount
-	if owner == "" {
-		owner = r.Principal.Account
-	}
-	if p == nil {
-		p = &Policies{}
-	}
 	var e evaluation
-	e.read(r)
-	e.scanOwner(ResourceLayer, p.Resource)
-	e.scanCaller(p)
-	return e.decide(p, ResourceLayer, owner)
+	return e.evaluate(r, p)
+}
+
+func (e *evaluation) evaluate(r *Request, p *Policies) Decision {
+	e.owner = r.ResourceAccount
+	if e.owner == "" {
+		e.owner = r.Principal.Account
+	}
+	e.read(r, p)
+	e.scanOwner(ResourceLayer, e.policies.Resource)
+	e.scanCaller()
+	return e.decide(ResourceLayer)
 }
 
 // EvaluateTrust decides whether the principal may perform an sts action (AssumeRole, AssumeRoleWithWebIdentity,
@@ -50,70 +51,97 @@ func Evaluate(r *Request, p *Policies) Decision {
 // service or a web identity. The request's resource is the role's ARN, which also tells the account if
 // ResourceAccount is empty. Without a trust policy the answer is no.
 func EvaluateTrust(r *Request, trust *Policy, p *Policies) Decision {
-	owner := r.ResourceAccount
-	if role, err := arn.Parse(r.Resource); owner == "" && err == nil {
-		owner = role.Account()
-	}
-	if p == nil {
-		p = &Policies{}
-	}
 	var e evaluation
-	e.read(r)
+	return e.evaluateTrust(r, trust, p)
+}
+
+func (e *evaluation) evaluateTrust(r *Request, trust *Policy, p *Policies) Decision {
+	e.owner = r.ResourceAccount
+	if role, err := arn.Parse(r.Resource); e.owner == "" && err == nil {
+		e.owner = role.Account()
+	}
+	e.read(r, p)
 	e.scanOwner(TrustLayer, trust)
-	e.scanOwner(ResourceLayer, p.Resource)
-	e.scanCaller(p)
-	return e.decide(p, TrustLayer, owner)
+	e.scanOwner(ResourceLayer, e.policies.Resource)
+	e.scanCaller()
+	return e.decide(TrustLayer)
 }
 
 // An evaluation is one request being decided: the request in the form that statements are matched with, and what the
 // policies of each layer say about it.
 type evaluation struct {
-	request *Request
-	vendor  string // the action's parts in lower case
-	name    string
-	target  target
-	layers  [layerCount]outcome
+	request  *Request
+	policies Policies
+	owner    string // account of the resource
+	vendor   string // the action's parts in lower case
+	name     string
+	target   target
+	layers   [layerCount]outcome
+	missing  []string // keys that a statement asks for and the request does not have; only filled in to explain
+}
+
+// foreign reports whether the caller belongs to another account than the resource.
+func (e *evaluation) foreign() bool {
+	return e.request.Principal.Kind.hasIdentityPolicies() && e.request.Principal.Account != e.owner
 }
 
 // An outcome is what the policies of a layer say. Scanning a layer fills it in, and only deciding reads it, so that
 // every Deny is heard before any Allow counts.
 type outcome struct {
-	deny     finding // the first statement that denies
-	allow    finding // the first statement that allows; where principals are named, the first that reaches farthest
-	reach    reach   // of allow, where principals are named
-	withheld bool    // some level of the organization does not allow
+	deny     hit   // the first statement that denies
+	allow    hit   // the first statement that allows; where principals are named, the first that reaches farthest
+	reach    reach // of allow, where principals are named
+	withheld bool  // some level of the organization does not allow
 }
 
-// A finding is a statement that applies to the request.
-type finding struct {
+// A hit is a statement that applies to the request.
+type hit struct {
 	policy    *Policy
 	statement *statement
 }
 
 // read prepares an empty evaluation for a request.
-func (e *evaluation) read(r *Request) {
+func (e *evaluation) read(r *Request, p *Policies) {
+	if p != nil {
+		e.policies = *p
+	}
 	e.request, e.target = r, makeTarget(r.Resource)
 	e.vendor, e.name, _ = strings.Cut(strings.ToLower(r.Action), ":")
 }
 
-// applies reports whether the statement is about the request, apart from its principals.
-func (e *evaluation) applies(s *statement) bool {
+// A misfit tells why a statement is not about a request: fits if it is, or the first element that does not fit. The values
+// from conditionMisfit on are the statement's conditions, in their order.
+type misfit int
+
+const (
+	fits misfit = iota
+	actionMisfit
+	resourceMisfit
+	conditionMisfit
+)
+
+// misfit compares the statement with the request, apart from its principals.
+func (e *evaluation) misfit(s *statement) misfit {
 	if !s.actions.contains(e.vendor, e.name) {
-		return false
+		return actionMisfit
 	}
 	if s.resources != nil && !s.resources.contains(&e.target, e.request.Context, s.deny) {
-		return false
+		return resourceMisfit
 	}
 	for i := range s.conditions {
 		if !s.conditions[i].holds(e.request.Context) {
-			return false
+			return conditionMisfit + misfit(i)
 		}
 	}
-	return true
+	return fits
 }
 
+// applies reports whether the statement is about the request, apart from its principals.
+func (e *evaluation) applies(s *statement) bool { return e.misfit(s) == fits }
+
 // scanCaller scans the caller's own policies and those of the organizations.
-func (e *evaluation) scanCaller(p *Policies) {
+func (e *evaluation) scanCaller() {
+	p := &e.policies
 	for _, level := range p.ResourceControl {
 		e.scanLevel(ResourceControlLayer, level)
 	}
@@ -134,7 +162,7 @@ func (e *evaluation) scanCaller(p *Policies) {
 // scanLevel scans the policies of one level of an organization, of which one must allow.
 func (e *evaluation) scanLevel(l Layer, level []*Policy) {
 	o := &e.layers[l]
-	o.allow, o.reach = finding{}, unnamed
+	o.allow, o.reach = hit{}, unnamed
 	for _, policy := range level {
 		if l == ResourceControlLayer {
 			e.scanOwner(l, policy)
@@ -152,9 +180,9 @@ func (e *evaluation) scan(l Layer, policy *Policy) {
 		s := &policy.statements[i]
 		switch {
 		case s.deny && o.deny.statement == nil && e.applies(s):
-			o.deny = finding{policy, s}
+			o.deny = hit{policy, s}
 		case !s.deny && o.allow.statement == nil && s.principals == nil && e.applies(s):
-			o.allow = finding{policy, s}
+			o.allow = hit{policy, s}
 		}
 	}
 }
@@ -170,57 +198,58 @@ func (e *evaluation) scanOwner(l Layer, policy *Policy) {
 		switch r := s.reach(&e.request.Principal); {
 		case r == unnamed:
 		case s.deny && o.deny.statement == nil && e.applies(s):
-			o.deny = finding{policy, s}
+			o.deny = hit{policy, s}
 		case !s.deny && r > o.reach && e.applies(s):
-			o.allow, o.reach = finding{policy, s}, r
+			o.allow, o.reach = hit{policy, s}, r
 		}
 	}
 }
 
-// decide reads the outcomes. The policy of the owner, whose account is given, is the layer of that name.
-func (e *evaluation) decide(p *Policies, ownerLayer Layer, owner string) Decision {
+// decide reads the outcomes. The layer is the one of the owner's policy.
+func (e *evaluation) decide(ownerLayer Layer) Decision {
 	for l := range e.layers {
-		if f := e.layers[l].deny; f.statement != nil {
-			return e.decision(false, Layer(l), f)
+		if h := e.layers[l].deny; h.statement != nil {
+			return e.decision(false, Layer(l), h)
 		}
 	}
 	for _, l := range []Layer{ResourceControlLayer, ServiceControlLayer} {
 		if e.layers[l].withheld {
-			return e.decision(false, l, finding{})
+			return e.decision(false, l, hit{})
 		}
 	}
 	caller := &e.request.Principal
 	grant := &e.layers[ownerLayer]
 	hasAccount := caller.Kind.hasIdentityPolicies()
-	foreign := hasAccount && caller.Account != owner
+	foreign := e.foreign()
 	if grant.reach == unnamed && (ownerLayer == TrustLayer || foreign || !hasAccount) {
-		return e.decision(false, ownerLayer, finding{})
+		return e.decision(false, ownerLayer, hit{})
 	}
 	blocked := NoLayer
 	switch {
 	case !hasAccount, !foreign && grant.reach == direct:
 		// The owner's word is enough.
 	case !foreign && grant.reach == limited:
-		blocked = e.limit(p)
+		blocked = e.limit()
 	case caller.Kind != Root && e.layers[IdentityLayer].allow.statement == nil:
 		blocked = IdentityLayer
 	default:
-		blocked = e.limit(p)
+		blocked = e.limit()
 	}
 	switch {
 	case blocked != NoLayer:
-		return e.decision(false, blocked, finding{})
+		return e.decision(false, blocked, hit{})
 	case ownerLayer == TrustLayer || foreign || !hasAccount || grant.reach > delegated:
 		return e.decision(true, ownerLayer, grant.allow)
 	case e.layers[IdentityLayer].allow.statement == nil:
-		return e.decision(true, RootLayer, finding{})
+		return e.decision(true, RootLayer, hit{})
 	}
 	return e.decision(true, IdentityLayer, e.layers[IdentityLayer].allow)
 }
 
 // limit returns the layer that keeps the caller from using what was allowed, if one does. What a federated user may
 // do is only what both its user and its session policies allow.
-func (e *evaluation) limit(p *Policies) Layer {
+func (e *evaluation) limit() Layer {
+	p := &e.policies
 	if p.Boundary != nil && e.layers[BoundaryLayer].allow.statement == nil {
 		return BoundaryLayer
 	}
@@ -231,12 +260,12 @@ func (e *evaluation) limit(p *Policies) Layer {
 	return NoLayer
 }
 
-// decision makes the answer; the finding is empty when no statement decided.
-func (e *evaluation) decision(allowed bool, l Layer, f finding) Decision {
-	d := Decision{Allowed: allowed, Explicit: !allowed && f.statement != nil, Layer: l, Action: e.request.Action}
-	if f.statement != nil {
-		d.Policy, d.Sid, d.Statement = f.policy.name, f.statement.sid, f.statement.index
-		d.Line, d.Column = f.statement.start.line, f.statement.start.column
+// decision makes the answer; the hit is empty when no statement decided.
+func (e *evaluation) decision(allowed bool, l Layer, h hit) Decision {
+	d := Decision{Allowed: allowed, Explicit: !allowed && h.statement != nil, Layer: l, Action: e.request.Action}
+	if h.statement != nil {
+		d.Policy, d.Sid, d.Statement = h.policy.name, h.statement.sid, h.statement.index
+		d.Line, d.Column = h.statement.start.line, h.statement.start.column
 	}
 	return d
 }

@@ -98,6 +98,9 @@ func TestTheOrderOfEvaluation(t *testing.T) {
 	sessionARN, userARN, bobARN := session().ARN, user().ARN, federated().ARN
 	anybody := grants(`"*"`, "s3:GetObject", "*")
 	anybodyWhoIs := grants(`"*"`, "s3:GetObject", "*", `"ArnEquals":{"aws:PrincipalArn":"`+roleARN+`"}`)
+	anybodyWho := func(operator, value string) string {
+		return grants(`"*"`, "s3:GetObject", "*", `"`+operator+`":{"aws:PrincipalArn":"`+value+`"}`)
+	}
 	unlessOther := grants(`"*"`, "s3:GetObject", "*", `"ArnNotEquals":{"aws:PrincipalArn":"arn:aws:iam::111122223333:role/x"}`)
 	for _, c := range []struct {
 		name      string
@@ -159,7 +162,11 @@ func TestTheOrderOfEvaluation(t *testing.T) {
 		{"resource names everybody", session(), layers{resource: anybody}, "allowed by resource-based policy"},
 		{"… within the session policy", session(), layers{session: mute, resource: anybody}, "denied by session policy"},
 		{"… picked by a condition", session(), layers{session: mute, boundary: mute, resource: anybodyWhoIs}, "allowed by resource-based policy"},
+		{"… picked by one for any value", session(), layers{session: mute, resource: anybodyWho("ForAnyValue:ArnLike", roleARN)}, "allowed by resource-based policy"},
 		{"… not picked by a negated one", session(), layers{session: mute, resource: unlessOther}, "denied by session policy"},
+		{"… nor by one that a missing key meets", session(), layers{session: mute, resource: anybodyWho("ArnEqualsIfExists", roleARN)}, "denied by session policy"},
+		{"… nor by one for all values", session(), layers{session: mute, resource: anybodyWho("ForAllValues:ArnEquals", roleARN)}, "denied by session policy"},
+		{"… nor by one for the key's presence", session(), layers{session: mute, resource: anybodyWho("Null", "false")}, "denied by session policy"},
 
 		{"user by identity", user(), layers{identity: yes}, "allowed by identity-based policy"},
 		{"resource names the user", user(), layers{boundary: mute, resource: aws(userARN)}, "allowed by resource-based policy"},
@@ -366,53 +373,4 @@ func TestIRSA(t *testing.T) {
 	}
 	r := &policy.Request{Principal: webIdentity(), Action: "sts:AssumeRoleWithWebIdentity", Resource: roleARN}
 	check(t, "no claims", policy.EvaluateTrust(r, trust, nil), false)
-}
-
-// TestWhatOthersGetWrong names, case by case, the mistakes of emulators and auditors that users report.
-func TestWhatOthersGetWrong(t *testing.T) {
-	t.Parallel()
-	read := asks("s3:GetObject", object, nil)
-	assume := asks("sts:AssumeRole", "arn:aws:iam::111122223333:role/target", nil)
-
-	external := compile(t, policy.Trust, trusts(`"AWS":"`+roleID+`"`, "sts:AssumeRole", `"StringEquals":{"sts:ExternalId":"42"}`))
-	check(t, "a missing external ID passes", policy.EvaluateTrust(assume, external, nil), false)
-	wrong := *assume
-	wrong.Context = keys("sts:ExternalId", "43")
-	check(t, "an unmet condition of a trust policy passes", policy.EvaluateTrust(&wrong, external, nil), false)
-	right := *assume
-	right.Context = keys("sts:ExternalId", "42")
-	check(t, "a met condition fails", policy.EvaluateTrust(&right, external, nil), true)
-
-	untagged := identity(t, allow("s3:*", "*"), deny("*", "*", `"StringNotEquals":{"aws:PrincipalTag/team":"red"}`))
-	check(t, "deny unless tagged never fires", policy.Evaluate(read, untagged), false)
-
-	values := identity(t, allow("*", "*", `"StringNotEquals":{"t:k":["a","b"]}`))
-	check(t, "several values of a negated operator are ORed", policy.Evaluate(asks("s3:GetObject", object, keys("t:k", "a")), values), false)
-
-	for _, unknown := range []string{
-		allow("*", "*", `"StringStartsWith":{"t:k":"a"}`),
-		allow("*", "*", `"StringStartsWith":{}`),
-		`{"Effect":"Deny","Action":"*","Resource":"*","Unless":{}}`,
-		`{"Effect":"Deny","Action":"*","Resource":"nonsense"}`,
-	} {
-		if _, err := policy.New("p", policy.Identity, []byte(document(unknown))); err == nil {
-			t.Errorf("what is not understood is skipped: %s", unknown)
-		}
-	}
-
-	public := compile(t, policy.Resource, grants(`"*"`, "s3:GetObject", "*"))
-	check(t, `the principal "*" is reported as nobody`, policy.Evaluate(
-		&policy.Request{Action: "s3:GetObject", Resource: object, ResourceAccount: home}, &policy.Policies{Resource: public}), true)
-
-	check(t, "* stops at a slash", policy.Evaluate(read, identity(t, allow("s3:*", "arn:aws:s3:::rep*csv"))), true)
-
-	lone := compileDocument(t, policy.Identity, `{"Version":"2012-10-17","Statement":`+deny("s3:*", "*")+`}`)
-	p := identity(t, allow("*", "*"))
-	p.Identity = append(p.Identity, lone)
-	check(t, "a statement that is one object is not read", policy.Evaluate(read, p), false)
-
-	sets := identity(t, allow("*", "*", `"ForAllValues:StringNotLike":{"aws:TagKeys":"secret-*"}`))
-	tagged := new(policy.Context)
-	tagged.SetList("aws:TagKeys", []string{"team", "secret-1"})
-	check(t, "negated set operators are unknown", policy.Evaluate(asks("s3:GetObject", object, tagged), sets), false)
 }

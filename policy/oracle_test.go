@@ -1,53 +1,288 @@
 package policy_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
+	"math/big"
+	"net"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"github.com/lanyard-id/lanyard/policy"
 )
 
-// The naive evaluator below decides requests from the documents' text, word by word as the IAM User Guide has it and
-// with no thought of speed. Requests and policies made at random must have the same answer from both.
+// The naive evaluator below decides requests from the texts of the documents, as the IAM User Guide has it, word by word and
+// with no thought of speed. It shares no code with the package. Scenes made at random must have the same answer from both.
 
-// literalStar stands for a * that came out of a variable.
-const literalStar = '\ue000'
+// A glyph is a character of a pattern, which is a wildcard only if the document's author wrote it as one.
+type glyph struct {
+	r    rune
+	wild bool
+}
 
-func naiveMatch(pattern, text []rune) bool {
+func glyphs(text string, wildcards bool) (g []glyph) {
+	for _, r := range text {
+		g = append(g, glyph{r, wildcards && (r == '*' || r == '?')})
+	}
+	return g
+}
+
+func naiveMatch(pattern []glyph, text []rune) bool {
 	switch {
 	case len(pattern) == 0:
 		return len(text) == 0
-	case pattern[0] == '*':
+	case pattern[0] == glyph{'*', true}:
 		return naiveMatch(pattern[1:], text) || len(text) > 0 && naiveMatch(pattern, text[1:])
 	case len(text) == 0:
 		return false
-	case pattern[0] == '?' || pattern[0] == text[0] || pattern[0] == literalStar && text[0] == '*':
+	case pattern[0] == glyph{'?', true} || pattern[0].r == text[0]:
 		return naiveMatch(pattern[1:], text[1:])
 	}
 	return false
 }
 
-// naiveValues is a request's context: values by key in lower case, and which keys have one value only.
-type naiveValues map[string][]string
+func naiveLike(pattern, text string) bool { return naiveMatch(glyphs(pattern, true), []rune(text)) }
 
-// substitute puts in the variables' values.
-func (v naiveValues) substitute(s string) (string, bool) {
-	for {
-		before, rest, found := strings.Cut(s, "${")
-		if !found {
-			return s, true
-		}
-		key, after, _ := strings.Cut(rest, "}")
-		values := v[strings.ToLower(key)]
-		if len(values) != 1 || strings.Contains(key, "list") {
-			return "", false
-		}
-		s = before + strings.ReplaceAll(values[0], "*", string(literalStar)) + after
+// A naiveKey is a condition key of a request.
+type naiveKey struct {
+	values []string
+	list   bool // it may have several values
+}
+
+// naiveContext holds keys by their names in lower case.
+type naiveContext map[string]naiveKey
+
+var naiveVariable = regexp.MustCompile(`\$\{(?:([*?$])|([^,}]+?)(?:, *'([^']*)')?)\}`)
+
+// fill puts the variables' values in; ok is false if one has none.
+func (c naiveContext) fill(text string, variables, wildcards bool) (g []glyph, ok bool) {
+	if !variables {
+		return glyphs(text, wildcards), true
 	}
+	for {
+		at := naiveVariable.FindStringSubmatchIndex(text)
+		if at == nil {
+			return append(g, glyphs(text, wildcards)...), true
+		}
+		g = append(g, glyphs(text[:at[0]], wildcards)...)
+		key, present := naiveKey{}, false
+		if at[4] >= 0 {
+			key, present = c[strings.ToLower(text[at[4]:at[5]])]
+		}
+		switch {
+		case at[2] >= 0:
+			g = append(g, glyphs(text[at[2]:at[3]], false)...)
+		case present && (key.list || !utf8.ValidString(key.values[0])):
+			return nil, false
+		case present:
+			g = append(g, glyphs(key.values[0], false)...)
+		case at[6] >= 0:
+			g = append(g, glyphs(text[at[6]:at[7]], false)...)
+		default:
+			return nil, false
+		}
+		text = text[at[1]:]
+	}
+}
+
+func plain(g []glyph) string {
+	var b strings.Builder
+	for _, g := range g {
+		b.WriteRune(g.r)
+	}
+	return b.String()
+}
+
+// segments cuts at the first five colons.
+func segments(g []glyph) (parts [][]glyph) {
+	for len(parts) < 5 {
+		colon := slices.Index(g, glyph{':', false})
+		if colon < 0 {
+			break
+		}
+		parts = append(parts, g[:colon])
+		g = g[colon+1:]
+	}
+	return append(parts, g)
+}
+
+func naiveARN(pattern []glyph, name string) bool {
+	want, got := segments(pattern), segments(glyphs(name, false))
+	if len(got) < 6 || plain(got[0]) != "arn" {
+		return false
+	}
+	if len(pattern) == 1 && pattern[0] == (glyph{'*', true}) {
+		return true
+	}
+	if len(want) < 6 {
+		return false
+	}
+	for i := range want {
+		if !naiveMatch(want[i], []rune(plain(got[i]))) {
+			return false
+		}
+	}
+	return true
+}
+
+var naiveDecimal = regexp.MustCompile(`^[+-]?\d+(\.\d+)?$`)
+
+func naiveNumber(s string) *big.Rat {
+	if !naiveDecimal.MatchString(s) {
+		return nil
+	}
+	n, _ := new(big.Rat).SetString(s)
+	return n
+}
+
+var (
+	naiveYear  = regexp.MustCompile(`^\d{4}$`)
+	naiveEpoch = regexp.MustCompile(`^\d+$`)
+	naiveDay   = regexp.MustCompile(`^\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d))?)?)?$`)
+)
+
+// naiveDate returns seconds since 1970.
+func naiveDate(s string) *big.Rat {
+	switch {
+	case naiveEpoch.MatchString(s) && !naiveYear.MatchString(s):
+		if _, err := strconv.ParseInt(s, 10, 64); err != nil {
+			return nil
+		}
+		return naiveNumber(s)
+	case !naiveDay.MatchString(s):
+		return nil
+	}
+	for _, layout := range []string{"2006", "2006-01", "2006-01-02", "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05Z07:00"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return new(big.Rat).Add(big.NewRat(t.Unix(), 1), big.NewRat(int64(t.Nanosecond()), 1_000_000_000))
+		}
+	}
+	return nil
+}
+
+// naiveOrder compares a request's value with a policy's; either may be nil, which has no order.
+func naiveOrder(operator string, got, want *big.Rat) bool {
+	if got == nil || want == nil {
+		return false
+	}
+	order := got.Cmp(want)
+	switch {
+	case strings.HasSuffix(operator, "LessThan"):
+		return order < 0
+	case strings.HasSuffix(operator, "LessThanEquals"):
+		return order <= 0
+	case strings.HasSuffix(operator, "GreaterThan"):
+		return order > 0
+	case strings.HasSuffix(operator, "GreaterThanEquals"):
+		return order >= 0
+	}
+	return order == 0
+}
+
+func naiveNetwork(want, got string) bool {
+	address := net.ParseIP(got)
+	if address == nil {
+		return false
+	}
+	if !strings.Contains(want, "/") {
+		return address.Equal(net.ParseIP(want))
+	}
+	_, network, err := net.ParseCIDR(want)
+	return err == nil && network.Contains(address)
+}
+
+// naiveCompare makes one comparison, without the negation that the operator may have.
+func (c naiveContext) naiveCompare(operator, want, got string, variables bool) bool {
+	like := operator == "StringLike" || strings.HasPrefix(operator, "Arn")
+	text, filled := c.fill(want, variables, like)
+	switch {
+	case strings.HasPrefix(operator, "String") || strings.HasPrefix(operator, "Arn") || operator == "Bool":
+		if !filled {
+			return false
+		}
+	}
+	switch operator {
+	case "StringEquals":
+		return plain(text) == got
+	case "StringEqualsIgnoreCase":
+		return strings.EqualFold(plain(text), got)
+	case "StringLike":
+		return naiveMatch(text, []rune(got))
+	case "ArnEquals", "ArnLike":
+		return naiveARN(text, got)
+	case "Bool":
+		boolean := strings.ToLower(got)
+		return (boolean == "true" || boolean == "false") && boolean == strings.ToLower(plain(text))
+	case "BinaryEquals":
+		bytes, err := base64.StdEncoding.DecodeString(want)
+		return err == nil && string(bytes) == got
+	case "IpAddress":
+		return naiveNetwork(want, got)
+	}
+	if strings.HasPrefix(operator, "Numeric") {
+		return naiveOrder(operator, naiveNumber(got), naiveNumber(want))
+	}
+	return naiveOrder(operator, naiveDate(got), naiveDate(want))
+}
+
+func (c naiveContext) naiveCondition(name, key string, wants []string, variables bool) bool {
+	got := c[strings.ToLower(key)].values
+	if name == "Null" {
+		for _, want := range wants {
+			if strings.EqualFold(want, "true") == (len(got) == 0) {
+				return true
+			}
+		}
+		return false
+	}
+	set, operator, found := strings.Cut(name, ":")
+	if !found {
+		set, operator = "", name
+	}
+	operator, ifExists := strings.CutSuffix(operator, "IfExists")
+	negated := strings.Contains(operator, "Not")
+	operator = strings.Replace(operator, "Not", "", 1)
+	if len(got) == 0 {
+		return ifExists || set == "ForAllValues" || set == "" && negated
+	}
+	matching := 0
+	for _, g := range got {
+		listed := false
+		for _, want := range wants {
+			listed = listed || c.naiveCompare(operator, want, g, variables)
+		}
+		if listed != negated {
+			matching++
+		}
+	}
+	if set == "ForAllValues" {
+		return matching == len(got)
+	}
+	return matching > 0
+}
+
+// naiveReaches, in rising order.
+const (
+	notAtAll  = iota
+	byAccount // the principal's account is named
+	byRole    // its role is, or everybody
+	byItself
+)
+
+// A naiveStatement is a statement as encoding/json reads it.
+type naiveStatement struct {
+	Effect                  string
+	Principal, NotPrincipal any
+	Action, NotAction       any
+	Resource, NotResource   any
+	Condition               map[string]map[string]any
+	variables, trust        bool // of the document
 }
 
 func naiveList(v any) (list []string) {
@@ -63,353 +298,228 @@ func naiveList(v any) (list []string) {
 	return list
 }
 
-func naiveARN(pattern, name string, values naiveValues) bool {
-	if pattern == "*" {
+func naiveDocument(t testing.TB, text string, trust bool) (statements []naiveStatement) {
+	t.Helper()
+	var document struct {
+		Version   string
+		Statement json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(text), &document); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	list := string(document.Statement)
+	if strings.HasPrefix(strings.TrimSpace(list), "{") {
+		list = "[" + list + "]"
+	}
+	decoder := json.NewDecoder(strings.NewReader(list))
+	decoder.UseNumber()
+	if err := decoder.Decode(&statements); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	for i := range statements {
+		statements[i].variables, statements[i].trust = document.Version == "2012-10-17", trust
+	}
+	return statements
+}
+
+// picksPrincipal reports whether a condition requires aws:PrincipalArn to be one of certain names.
+func (s naiveStatement) picksPrincipal() bool {
+	for operator, keys := range s.Condition {
+		for key := range keys {
+			if strings.EqualFold(key, "aws:PrincipalArn") && operator != "Null" && !strings.Contains(operator, "Not") &&
+				!strings.HasSuffix(operator, "IfExists") && !strings.HasPrefix(operator, "ForAllValues:") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s naiveStatement) naiveName(typ, name string, p policy.Principal) int {
+	account := p.Kind == policy.Root || p.Kind == policy.User || p.Kind == policy.RoleSession || p.Kind == policy.Federated
+	switch {
+	case typ == "Service":
+		if p.Kind == policy.Service && p.Name == name {
+			return byItself
+		}
+	case typ == "Federated":
+		if p.Kind == policy.WebIdentity && p.Name == name {
+			return byItself
+		}
+	case name == "*" && s.trust && s.Effect == "Allow" && !account:
+	case name == "*" && s.picksPrincipal():
+		return byItself
+	case name == "*":
+		return byRole
+	case !account:
+	case name == p.Account || strings.HasPrefix(name, "arn:") && strings.HasSuffix(name, "::"+p.Account+":root"):
+		if p.Kind == policy.Root {
+			return byItself
+		}
+		return byAccount
+	case p.Kind == policy.Root:
+	case name == p.ARN, name == p.ID && p.Kind == policy.User:
+		return byItself
+	case name == p.ID, name == p.RoleARN && p.Kind == policy.RoleSession:
+		return byRole
+	}
+	return notAtAll
+}
+
+func (s naiveStatement) naiveReach(p policy.Principal) int {
+	element := s.Principal
+	if s.NotPrincipal != nil {
+		element = s.NotPrincipal
+	}
+	farthest := notAtAll
+	switch element := element.(type) {
+	case nil: // the principal is what the policy is attached to
+		return byItself
+	case string:
+		farthest = s.naiveName("", element, p)
+	case map[string]any:
+		for typ, names := range element {
+			for _, name := range naiveList(names) {
+				farthest = max(farthest, s.naiveName(typ, name, p))
+			}
+		}
+	}
+	switch {
+	case s.NotPrincipal == nil:
+		return farthest
+	case farthest == notAtAll:
+		return byItself
+	}
+	return notAtAll
+}
+
+func (s naiveStatement) naiveAction(action string) bool {
+	vendor, name, _ := strings.Cut(strings.ToLower(action), ":")
+	for _, pattern := range append(naiveList(s.Action), naiveList(s.NotAction)...) {
+		v, n, _ := strings.Cut(strings.ToLower(pattern), ":")
+		if pattern == "*" || naiveLike(v, vendor) && naiveLike(n, name) {
+			return s.Action != nil
+		}
+	}
+	return s.Action == nil
+}
+
+func (s naiveStatement) naiveResource(resource string, c naiveContext) bool {
+	if s.Resource == nil && s.NotResource == nil {
 		return true
 	}
-	p, n := strings.SplitN(pattern, ":", 6), strings.SplitN(name, ":", 6)
-	if len(n) < 6 {
+	unknown := false
+	for _, pattern := range append(naiveList(s.Resource), naiveList(s.NotResource)...) {
+		if pattern == "*" {
+			return s.Resource != nil
+		}
+		for strings.Count(pattern, ":") < 5 {
+			pattern += ":*"
+		}
+		parts := strings.SplitN(pattern, ":", 6)
+		before := naiveARN(glyphs(strings.Join(parts[:5], ":")+":*", true), resource)
+		last, known := c.fill(parts[5], s.variables, true)
+		if before && known && naiveMatch(last, []rune(strings.SplitN(resource, ":", 6)[5])) {
+			return s.Resource != nil
+		}
+		unknown = unknown || before && !known
+	}
+	// What cannot be told is never a reason to allow.
+	return s.Resource == nil && (s.Effect == "Deny" || !unknown)
+}
+
+func (s naiveStatement) applies(x scene, c naiveContext) bool {
+	if !s.naiveAction(x.action) || !s.naiveResource(x.resource, c) {
 		return false
 	}
-	for i := range p {
-		text, ok := values.substitute(p[i])
-		if !ok || !naiveMatch([]rune(text), []rune(n[i])) {
-			return false
+	for operator, keys := range s.Condition {
+		for key, values := range keys {
+			if !c.naiveCondition(operator, key, naiveList(values), s.variables) {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-func naiveCompare(operator, want, got string, values naiveValues) bool {
-	switch operator {
-	case "StringEquals", "StringNotEquals":
-		text, ok := values.substitute(want)
-		return ok && strings.ReplaceAll(text, string(literalStar), "*") == got
-	case "StringLike", "StringNotLike":
-		text, ok := values.substitute(want)
-		return ok && naiveMatch([]rune(text), []rune(got))
-	case "NumericLessThan":
-		w, err1 := strconv.ParseFloat(want, 64)
-		g, err2 := strconv.ParseFloat(got, 64)
-		return err1 == nil && err2 == nil && g < w
-	case "Bool":
-		return strings.EqualFold(want, got)
-	}
-	panic("unknown operator " + operator)
+// naiveAnswer is what a policy says: whether it denies, and how far its farthest allowance reaches the principal.
+type naiveAnswer struct {
+	denies bool
+	allows int
 }
 
-func naiveCondition(name, key string, wants []string, values naiveValues) bool {
-	got := values[strings.ToLower(key)]
-	if name == "Null" {
-		for _, w := range wants {
-			if (w == "true") == (len(got) == 0) {
-				return true
-			}
-		}
-		return false
+func (x scene) values() naiveContext {
+	c := make(naiveContext)
+	for _, k := range x.context {
+		c[strings.ToLower(k.name)] = k.naiveKey
 	}
-	operator := name
-	set := ""
-	if before, after, found := strings.Cut(operator, ":"); found {
-		set, operator = before, after
-	}
-	operator, ifExists := strings.CutSuffix(operator, "IfExists")
-	negated := strings.Contains(operator, "Not")
-	if len(got) == 0 {
-		if ifExists || set == "ForAllValues" {
-			return true
-		}
-		return set == "" && negated
-	}
-	matching := 0
-	for _, g := range got {
-		listed := false
-		for _, w := range wants {
-			listed = listed || naiveCompare(operator, w, g, values)
-		}
-		if listed != negated {
-			matching++
-		}
-	}
-	if set == "ForAllValues" {
-		return matching == len(got)
-	}
-	return matching > 0
+	return c
 }
 
-// naiveReach says how a principal's string reaches the caller: 0 not, 1 its account, 2 its role, 3 itself.
-func naiveReach(name string, p policy.Principal) int {
-	switch {
-	case name == p.ARN:
-		return 3
-	case p.Kind == policy.User && name == p.ID:
-		return 3
-	case name == "*", name == p.ID && p.ID != "", name == p.RoleARN && p.RoleARN != "":
-		return 2
-	case name == p.Account && p.Account != "", name == "arn:aws:iam::"+p.Account+":root":
-		return 1
-	}
-	return 0
-}
-
-// naiveSays evaluates a document: whether it denies, and how far its farthest allowance reaches; documents without
-// principals reach 3.
-func naiveSays(t *testing.T, doc string, r *policy.Request, values naiveValues) (denies bool, allows int) {
-	t.Helper()
-	var d struct{ Statement []map[string]any }
-	if err := json.Unmarshal([]byte(doc), &d); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range d.Statement {
-		action := false
-		for _, a := range append(naiveList(s["Action"]), naiveList(s["NotAction"])...) {
-			action = action || naiveMatch([]rune(strings.ToLower(a)), []rune(strings.ToLower(r.Action)))
-		}
-		resource, unresolved := false, false
-		for _, a := range append(naiveList(s["Resource"]), naiveList(s["NotResource"])...) {
-			resource = resource || naiveARN(a, r.Resource, values)
-			_, ok := values.substitute(a)
-			unresolved = unresolved || !ok && naiveARN(a[:strings.Index(a, "${")]+"*", r.Resource, values)
-		}
-		if s["NotAction"] != nil {
-			action = !action
-		}
-		if s["NotResource"] != nil {
-			resource = !resource && (s["Effect"] == "Deny" || !unresolved)
-		}
-		applies := action && resource
-		for name, block := range s["Condition"].(map[string]any) {
-			for key, wants := range block.(map[string]any) {
-				applies = applies && naiveCondition(name, key, naiveList(wants), values)
-			}
-		}
-		reach := 3
-		if s["Principal"] != nil {
-			reach = 0
-			for _, name := range naiveList(s["Principal"].(map[string]any)["AWS"]) {
-				reach = max(reach, naiveReach(name, r.Principal))
-			}
-		}
-		if applies && reach > 0 {
-			if s["Effect"] == "Deny" {
-				denies = true
-			} else {
-				allows = max(allows, reach)
-			}
-		}
-	}
-	return denies, allows
-}
-
-// naivePolicies are the documents that bear on a request; an empty string is no document.
-type naivePolicies struct{ identity, boundary, session, resource, scp string }
-
-func naiveEvaluate(t *testing.T, r *policy.Request, p naivePolicies, values naiveValues) bool {
-	t.Helper()
-	ask := func(doc string) (bool, int) {
-		if doc == "" {
-			return false, 0
-		}
-		return naiveSays(t, doc, r, values)
-	}
-	identityDenies, identity := ask(p.identity)
-	boundaryDenies, boundary := ask(p.boundary)
-	sessionDenies, session := ask(p.session)
-	resourceDenies, resource := ask(p.resource)
-	scpDenies, scp := ask(p.scp)
-	if identityDenies || boundaryDenies || sessionDenies || resourceDenies || scpDenies {
-		return false
-	}
-	if p.scp != "" && scp == 0 {
-		return false
-	}
-	within := (p.boundary == "" || boundary > 0) && (p.session == "" || session > 0)
-	if r.ResourceAccount != r.Principal.Account {
-		return resource > 0 && identity > 0 && within
-	}
-	return resource == 3 || resource == 2 && within || identity > 0 && within
-}
-
-// A world makes requests and policies from a few words that often meet.
-type world struct{ *rand.Rand }
-
-func (w world) pick(words ...string) string { return words[w.IntN(len(words))] }
-
-func (w world) some(words ...string) string {
-	if w.IntN(2) == 0 {
-		return quote(w.pick(words...))
-	}
-	list := []string{quote(w.pick(words...))}
-	for range w.IntN(3) {
-		list = append(list, quote(w.pick(words...)))
-	}
-	return "[" + strings.Join(list, ",") + "]"
-}
-
-func (w world) condition() string {
-	operator := w.pick("StringEquals", "StringNotEquals", "StringLike", "StringNotLike", "NumericLessThan", "Bool", "Null")
-	values := w.some("red", "r*", "?e?", "${t:one}", "*", "${t:list}x", "a${t:two}")
-	switch operator {
-	case "NumericLessThan":
-		values = w.some("1", "2.5", "-3")
-	case "Bool", "Null":
-		values = w.some("true", "false")
-	}
-	if operator != "Null" {
-		operator = w.pick("", "", "ForAllValues:", "ForAnyValue:") + operator + w.pick("", "", "IfExists")
-	}
-	return fmt.Sprintf(`%q:{%q:%s}`, operator, w.pick("t:one", "T:Two", "t:list", "t:none"), values)
-}
-
-func (w world) statement(principals bool) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `{"Effect":%q`, w.pick("Allow", "Allow", "Allow", "Allow", "Allow", "Deny"))
-	if principals {
-		fmt.Fprintf(&b, `,"Principal":{"AWS":%s}`, w.some("*", home, abroad, "arn:aws:iam::"+home+":root", roleARN, roleID,
-			session().ARN, user().ARN, user().ID, stranger().ARN, stranger().RoleARN))
-	}
-	fmt.Fprintf(&b, `,%q:%s`, w.pick("Action", "Action", "NotAction"), w.some("s3:GetObject", "S3:Get*", "*", "s3:*Object", "s?:PutObject", "sqs:*"))
-	fmt.Fprintf(&b, `,%q:%s`, w.pick("Resource", "Resource", "Resource", "NotResource"), w.some("*", "arn:aws:s3:::*", "arn:aws:s3:::red/*",
-		"arn:aws:s3:::${t:one}/*", "arn:aws:s3:::${t:none}", "arn:aws:s3:::*/x", "arn:aws:sqs:*:*:*"))
-	conditions := make([]string, 0, 2)
-	if w.IntN(3) == 0 {
-		conditions = append(conditions, w.condition())
-	}
-	fmt.Fprintf(&b, `,"Condition":{%s}}`, strings.Join(conditions, ","))
-	return b.String()
-}
-
-func (w world) document(principals bool) string {
-	statements := []string{w.statement(principals)}
-	for range w.IntN(4) {
-		statements = append(statements, w.statement(principals))
-	}
-	return document(statements...)
-}
-
-func (w world) maybe(principals bool) string {
-	if w.IntN(3) > 0 {
-		return ""
-	}
-	return w.document(principals)
-}
-
-func (w world) request() (*policy.Request, naiveValues) {
-	context, values := new(policy.Context), naiveValues{}
-	for _, key := range []string{"t:one", "t:two"} {
-		if w.IntN(4) > 0 {
-			values[key] = []string{w.pick("red", "a*", "*", "1", "true", "FALSE", "ared", "")}
-			context.Set(key, values[key][0])
-		}
-	}
-	if w.IntN(3) > 0 {
-		for range w.IntN(3) {
-			values["t:list"] = append(values["t:list"], w.pick("red", "blue", "1", "redx", "true"))
-		}
-		context.SetList("t:list", values["t:list"])
-	}
-	return &policy.Request{
-		Principal:       []policy.Principal{session(), user(), stranger()}[w.IntN(3)],
-		Action:          w.pick("s3:GetObject", "s3:PutObject", "sqs:SendMessage"),
-		Resource:        w.pick("*", "arn:aws:s3:::red/x", "arn:aws:s3:::a*/x", "arn:aws:s3:::b", "arn:aws:sqs:us-east-1:111122223333:q"),
-		ResourceAccount: home,
-		Context:         context,
-	}, values
-}
-
-func (w world) policies() naivePolicies {
-	return naivePolicies{
-		identity: w.document(false), boundary: w.maybe(false), session: w.maybe(false), resource: w.maybe(true), scp: w.maybe(false),
-	}
-}
-
-func (p naivePolicies) compile(t *testing.T) *policy.Policies {
-	t.Helper()
-	var c policy.Policies
-	if p.identity != "" {
-		c.Identity = []*policy.Policy{compileDocument(t, policy.Identity, p.identity)}
-	}
-	if p.boundary != "" {
-		c.Boundary = compileDocument(t, policy.Boundary, p.boundary)
-	}
-	if p.session != "" {
-		c.Session = []*policy.Policy{compileDocument(t, policy.Session, p.session)}
-	}
-	if p.resource != "" {
-		c.Resource = compileDocument(t, policy.Resource, p.resource)
-	}
-	if p.scp != "" {
-		c.ServiceControl = [][]*policy.Policy{{compileDocument(t, policy.ServiceControl, p.scp)}}
-	}
-	return &c
-}
-
-func FuzzEvaluate(f *testing.F) {
-	for seed := range uint64(100) {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, seed uint64) {
-		w := world{rand.New(rand.NewPCG(seed, 1))}
-		documents := w.policies()
-		compiled := documents.compile(t)
-		for range 10 {
-			r, values := w.request()
-			d := policy.Evaluate(r, compiled)
-			if want := naiveEvaluate(t, r, documents, values); d.Allowed != want {
-				t.Fatalf("%+v\n%+v\n%v\n%v, want allowed %v", documents, r, values, d, want)
-			}
-		}
-	})
-}
-
-// TestLaws checks what must hold of all policies, on policies made at random.
-func TestLaws(t *testing.T) {
-	t.Parallel()
-	w := world{rand.New(rand.NewPCG(2025, 1))}
-	allowed := 0
-	for range 700 {
-		documents := w.policies()
-		p := documents.compile(t)
-		r, _ := w.request()
-		d := policy.Evaluate(r, p)
-		if again := policy.Evaluate(r, p); again != d {
-			t.Fatalf("asked twice: %v, then %v", d, again)
-		}
-		if d.Allowed {
-			allowed++
-		}
-
-		more := *p
-		more.Identity = append([]*policy.Policy{compile(t, policy.Identity, replace(w.statement(false), "Allow", "Deny"))}, p.Identity...)
-		if got := policy.Evaluate(r, &more); got.Allowed && !d.Allowed {
-			t.Fatalf("adding a Deny grants: %+v %+v: %v, before %v", documents, r, got, d)
-		}
-
-		shuffled := documents
-		var parts struct{ Statement []json.RawMessage }
-		if err := json.Unmarshal([]byte(documents.identity), &parts); err != nil {
-			t.Fatal(err)
-		}
-		statements := make([]string, len(parts.Statement))
-		for i, j := range w.Perm(len(statements)) {
-			statements[i] = string(parts.Statement[j])
-		}
-		shuffled.identity = document(statements...)
-		if got := policy.Evaluate(r, shuffled.compile(t)); got.Allowed != d.Allowed {
-			t.Fatalf("the order of statements matters: %+v %+v: %v, before %v", documents, r, got, d)
-		}
-
-		if p.Session == nil || p.Resource != nil {
+func (x scene) ask(t testing.TB, documents ...string) (all naiveAnswer) {
+	c := x.values()
+	for _, text := range documents {
+		if text == "" {
 			continue
 		}
-		identityOnly, sessionOnly := *p, *p
-		identityOnly.Session = nil
-		sessionOnly.Identity, sessionOnly.Session = p.Session, nil
-		if d.Allowed && (!policy.Evaluate(r, &identityOnly).Allowed || !policy.Evaluate(r, &sessionOnly).Allowed) {
-			t.Fatalf("a session has more than its role or its session policy: %+v %+v: %v", documents, r, d)
+		for _, s := range naiveDocument(t, text, text == x.trust) {
+			reach := s.naiveReach(x.principal)
+			switch {
+			case reach == notAtAll || !s.applies(x, c):
+			case s.Effect == "Deny":
+				all.denies = true
+			default:
+				all.allows = max(all.allows, reach)
+			}
 		}
 	}
-	if allowed < 50 {
-		t.Errorf("only %d of the requests were allowed: the laws were hardly tried", allowed)
+	return all
+}
+
+// naiveAllows decides as the IAM User Guide's "Policy evaluation logic" says.
+func (x scene) naiveAllows(t testing.TB) bool {
+	identity, boundary, session := x.ask(t, x.identity...), x.ask(t, x.boundary), x.ask(t, x.session...)
+	resource, trust := x.ask(t, x.resourcePolicy), x.ask(t, x.trust)
+
+	// An explicit Deny, of any policy, ends it.
+	if identity.denies || boundary.denies || session.denies || resource.denies || trust.denies {
+		return false
 	}
+	for _, level := range append(slices.Clone(x.resourceControl), x.serviceControl...) {
+		if x.ask(t, level...).denies {
+			return false
+		}
+	}
+	// Each level of the organization must allow.
+	for _, level := range append(slices.Clone(x.resourceControl), x.serviceControl...) {
+		if x.ask(t, level...).allows == notAtAll {
+			return false
+		}
+	}
+
+	kind, owner := x.principal.Kind, x.owner
+	if owner == "" && x.trust != "" && strings.Count(x.resource, ":") >= 5 {
+		owner = strings.Split(x.resource, ":")[4]
+	}
+	if owner == "" && x.trust == "" {
+		owner = x.principal.Account
+	}
+	granted := resource.allows
+	if x.trust != "" {
+		granted = trust.allows
+	}
+	own := kind == policy.Root || identity.allows > notAtAll
+	within := (x.boundary == "" || boundary.allows > notAtAll) &&
+		(!x.passed && kind != policy.Federated || session.allows > notAtAll)
+	switch {
+	case kind == policy.Anonymous || kind == policy.Service || kind == policy.WebIdentity:
+		return granted > notAtAll // they have no account, and so no other policies
+	case x.principal.Account != owner:
+		return granted > notAtAll && own && within // both accounts must allow
+	case granted == byItself, granted == byRole && within:
+		return true // the owner's word is enough
+	case x.trust != "":
+		return granted > notAtAll && own && within // trust policies must always allow
+	}
+	return own && within
 }

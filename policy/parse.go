@@ -13,6 +13,8 @@ type position struct {
 	column int // in characters, from 1
 }
 
+func (p position) public() Position { return Position{p.line, p.column} }
+
 type nodeType int
 
 const (

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 )
@@ -28,41 +29,125 @@ func makePattern(text string) pattern {
 	return p
 }
 
-// matches reports whether the whole text fits. When it comes to a dead end it goes back to the last * only: whatever
-// an earlier one could take, the last one can take too. So the time is at most len(p) times len(text).
+// matches reports whether the whole text fits. What stands between two stars may be taken where it fits first, since that
+// leaves the most for the rest; so nothing is ever tried again, and the time is linear in the pattern and the text.
 func (p pattern) matches(text string) bool {
-	i, j := 0, 0
-	star, mark := -1, 0 // the last * in p, and the end of what it has taken
-	for j < len(text) {
-		if i < len(p) {
-			switch b := p[i]; {
-			case b == anyRun:
-				i++
-				star, mark = i, j
-				if i == len(p) {
-					return true
-				}
-				continue
-			case b == anyOne:
-				i++
-				j += characterSize(text[j:])
-				continue
-			case b == text[j]:
-				i++
-				j++
-				continue
-			}
+	star := bytes.IndexByte(p, anyRun)
+	if star < 0 {
+		end, ok := p.fitsStart(text)
+		return ok && end == len(text)
+	}
+	piece, rest := p[:star], p[star+1:]
+	end, ok := piece.fitsStart(text)
+	for ok {
+		text = text[end:]
+		if star = bytes.IndexByte(rest, anyRun); star < 0 {
+			return rest.fitsEnd(text)
 		}
-		if star < 0 {
+		piece, rest = rest[:star], rest[star+1:]
+		end, ok = piece.fitsFirst(text)
+	}
+	return false
+}
+
+// fitsStart reports whether text begins with what fits p, which has no star, and where that ends.
+func (p pattern) fitsStart(text string) (end int, ok bool) {
+	for _, b := range p {
+		switch {
+		case end == len(text):
+			return 0, false
+		case b == anyOne:
+			end += characterSize(text[end:])
+		case b == text[end]:
+			end++
+		default:
+			return 0, false
+		}
+	}
+	return end, true
+}
+
+// fitsEnd reports whether text ends with what fits p, which has no star.
+func (p pattern) fitsEnd(text string) bool {
+	for i := len(p) - 1; i >= 0; i-- {
+		switch {
+		case text == "":
+			return false
+		case p[i] == anyOne:
+			_, size := utf8.DecodeLastRuneInString(text)
+			text = text[:len(text)-size]
+		case p[i] == text[len(text)-1]:
+			text = text[:len(text)-1]
+		default:
 			return false
 		}
-		mark += characterSize(text[mark:])
-		i, j = star, mark
 	}
-	for i < len(p) && p[i] == anyRun {
-		i++
+	return true
+}
+
+// fitsFirst returns the end of the first place in text that fits p, which has no star.
+func (p pattern) fitsFirst(text string) (end int, ok bool) {
+	from, to := 0, len(p)
+	for from < to && p[from] == anyOne {
+		from++
 	}
-	return i == len(p)
+	for from < to && p[to-1] == anyOne {
+		to--
+	}
+	start, ok := p[:from].fitsStart(text)
+	if !ok {
+		return 0, false
+	}
+	inner, rest := p[from:to], text[start:]
+	if bytes.IndexByte(inner, anyOne) >= 0 {
+		end, ok = inner.search(rest)
+	} else {
+		end = strings.Index(rest, string(inner))
+		end, ok = end+len(inner), end >= 0
+	}
+	if !ok {
+		return 0, false
+	}
+	last, ok := p[to:].fitsStart(rest[end:])
+	return start + end + last, ok
+}
+
+// search returns the end of the first place in text that fits p, which has no star and neither begins nor ends with a
+// wildcard. It goes through the text once, with a bit for each byte of p that says whether p fits as far as there: 64 of them
+// cost one step. Those places at once are what keeps a pattern such as a?a?a?b from being tried anew at each a.
+func (p pattern) search(text string) (end int, ok bool) {
+	const bits = 64
+	words := (len(p) + bits - 1) / bits
+	literal := make([]uint64, 256*words) // the bytes of p that are this byte
+	wild := make([]uint64, words)        // the bytes of p that stand for any character
+	for i, b := range p {
+		if b == anyOne {
+			wild[i/bits] |= 1 << (i % bits)
+		} else {
+			literal[int(b)*words+i/bits] |= 1 << (i % bits)
+		}
+	}
+	fits := make([]uint64, words)
+	for i, next := 0, 0; i < len(text); i++ {
+		first := i == next // the first byte of a character: those that follow it belong to the same wildcard
+		if first {
+			next += characterSize(text[i:])
+		}
+		carry := uint64(1)
+		for w, is := range literal[int(text[i])*words:][:words] {
+			stay := uint64(0)
+			if first {
+				is |= wild[w]
+			} else {
+				stay = fits[w] & wild[w]
+			}
+			carry, fits[w] = fits[w]>>(bits-1), (fits[w]<<1|carry)&is|stay
+		}
+		if fits[words-1]>>((len(p)-1)%bits)&1 != 0 {
+			return i + 1, true
+		}
+	}
+	return 0, false
 }
 
 // characterSize returns the length in bytes of the first character of s, which is not empty.

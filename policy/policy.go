@@ -1,5 +1,9 @@
-// Package policy is the IAM policy language: it parses, validates, compiles and evaluates policy documents, and says
-// why it decided as it did. It does no I/O and is safe for concurrent use.
+// Package policy is the IAM policy language: it parses, validates, compiles and evaluates policy documents, says why it
+// decided as it did, prints documents in canonical form, and finds the faults in them. It does no I/O, imports the standard
+// library and package arn only, and is safe for concurrent use.
+//
+// New compiles a document, once. Evaluate and EvaluateTrust decide requests; Explain and ExplainTrust do the same and say why.
+// Findings looks at a document as a reviewer would.
 //
 // The rules are those of the IAM User Guide, "IAM JSON policy reference" and "Policy evaluation logic". What the
 // package does not understand it refuses when a document is compiled, so that no statement is ever skipped.
@@ -33,6 +37,7 @@ type Policy struct {
 	name       string
 	kind       Kind
 	statements []statement
+	document   string
 }
 
 // New parses, validates and compiles a document. The name appears in decisions (an ARN, or an inline policy's name).
@@ -52,7 +57,7 @@ func New(name string, kind Kind, document []byte) (*Policy, error) {
 	if c.problem != nil {
 		return nil, c.problem
 	}
-	return &Policy{name: name, kind: kind, statements: statements}, nil
+	return &Policy{name: name, kind: kind, statements: statements, document: string(document)}, nil
 }
 
 // Name returns the name that New was given.

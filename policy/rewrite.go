@@ -1,10 +1,6 @@
 package policy
 
-import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-)
+import "bytes"
 
 // RewritePrincipals returns the document with every string of a Principal or NotPrincipal element, whose type
 // ("AWS", "Federated", "Service", "CanonicalUser") is passed along, replaced by rewrite(type, value); all other text
@@ -31,12 +27,7 @@ func RewritePrincipals(document []byte, rewrite func(typ, value string) (string,
 			continue // keeps the way in which the document writes it
 		}
 		out.Write(document[done:p.value.start.offset])
-		encoder := json.NewEncoder(&out)
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(value); err != nil {
-			return nil, fmt.Errorf("encode principal: %w", err)
-		}
-		out.Truncate(out.Len() - 1) // the line end that Encode adds
+		out.Write(quote(value))
 		done = p.value.end.offset
 	}
 	out.Write(document[done:])

@@ -16,7 +16,8 @@ type template struct {
 type part struct {
 	text        pattern
 	key         string // folded name of the variable's condition key; empty for a piece of text
-	fallback    pattern
+	name        string // key as written
+	fallback    string
 	hasFallback bool
 }
 
@@ -74,7 +75,7 @@ func parseVariable(s string) (p part, after string, err error) {
 	if end < 1 || strings.ContainsAny(s[:end], "${'*?") {
 		return part{}, "", errVariable
 	}
-	p.key = foldKey(s[:end])
+	p.key, p.name = foldKey(s[:end]), s[:end]
 	if s[end] == '}' {
 		return p, s[end+1:], nil
 	}
@@ -86,13 +87,12 @@ func parseVariable(s string) (p part, after string, err error) {
 	if !ok || strings.Contains(fallback, "'") {
 		return part{}, "", errVariable
 	}
-	p.fallback, p.hasFallback = pattern(fallback), true
+	p.fallback, p.hasFallback = fallback, true
 	return p, after, nil
 }
 
 // fill puts the variables' values in and appends the result to space, unless there are none. It reports false when a
-// variable has no value: its key is missing and it has no default, or its key has several values or one that is not
-// UTF-8. Values are literal text: a * in them is no wildcard.
+// variable has no value. Values are literal text: a * in them is no wildcard.
 func (t *template) fill(space []byte, c *Context) (pattern, bool) {
 	if t.parts == nil {
 		return t.fixed, true
@@ -103,14 +103,46 @@ func (t *template) fill(space []byte, c *Context) (pattern, bool) {
 			space = append(space, p.text...)
 			continue
 		}
-		switch e := c.find(p.key); {
-		case e == nil && p.hasFallback:
-			space = append(space, p.fallback...)
-		case e == nil || e.multi || !utf8.ValidString(e.single[0]):
+		value, ok := p.value(c)
+		if !ok {
 			return nil, false
-		default:
-			space = append(space, e.single[0]...)
 		}
+		space = append(space, value...)
 	}
 	return space, true
+}
+
+// value returns the literal text that the variable stands for, and false if there is none: its key is missing and it has no
+// default, or its key has several values or one that is not UTF-8.
+func (p *part) value(c *Context) (text string, ok bool) {
+	switch e := c.find(p.key); {
+	case e == nil:
+		return p.fallback, p.hasFallback
+	case e.multi || !utf8.ValidString(e.single[0]):
+		return "", false
+	default:
+		return e.single[0], true
+	}
+}
+
+// unresolved returns the names of the variables that have no value.
+func (t template) unresolved(c *Context) (names []string) {
+	for i := range t.parts {
+		if p := &t.parts[i]; p.key != "" {
+			if _, ok := p.value(c); !ok {
+				names = append(names, p.name)
+			}
+		}
+	}
+	return names
+}
+
+// names returns the names of the variables.
+func (t template) names() (names []string) {
+	for i := range t.parts {
+		if t.parts[i].key != "" {
+			names = append(names, t.parts[i].name)
+		}
+	}
+	return names
 }
