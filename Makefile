@@ -12,6 +12,7 @@ demo: build ## Show both ways at work, checked step by step
 
 test: ## Run the tests that need nothing but Go
 	$(GO) test -race -timeout 5m ./...
+	GO=$(GO) test/coverage.sh
 
 e2e: ## Run the tests with the other languages' clients and a Kubernetes API server, which are installed into .cache/
 	test/clients/install.sh .cache/clients
@@ -23,11 +24,13 @@ lint: ## Check the formatting and run the linters
 	$(GO) vet -tags e2e ./...
 	$(GO) tool staticcheck -tags e2e ./...
 
-bench: ## Print what requests cost, as ratios to bare handlers, and what memory, starts and replication do
+bench: ## Print what requests and decisions cost, as ratios to bare handlers and to Cedar, and what memory, starts and replication do
 	$(GO) test -run '^$$' -bench . -benchtime 2s -count 1 ./test
+	$(GO) test -run '^$$' -bench . ./policy
+	$(GO) test -C test/cedar -bench . -benchtime 2s .
 
-fuzz: ## Fuzz every parser that meets strangers, 30 s each (FUZZTIME=10s for less)
-	test/fuzz.sh $(or $(FUZZTIME),30s)
+fuzz: ## Fuzz every parser that meets strangers, 30 s each (FUZZTIME=10s FUZZPKG=./policy for less)
+	GO=$(GO) test/fuzz.sh $(or $(FUZZTIME),30s) $(FUZZPKG)
 
 clean: ## Remove what was built and cached
 	rm -rf bin .cache
