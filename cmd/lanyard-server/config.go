@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/iam"
 )
 
 // config is the configuration file. Unknown keys are refused, and all faults are reported at once.
@@ -58,7 +59,10 @@ type config struct {
 	} `yaml:"s3"`
 	// MaxAssociations is the quota of pod identity associations per cluster; EKS's 5,000 when 0.
 	MaxAssociations int `yaml:"maxAssociations"`
-	Log             struct {
+	// TrustGuard says what becomes of trust policies that let in whom nobody meant to let in: off, warn (a warning in the log and in
+	// the answer) or deny; warn when empty. The flag --trust-guard takes its place.
+	TrustGuard string `yaml:"trustGuard"`
+	Log        struct {
 		Level  string `yaml:"level"`  // debug, info, warn or error
 		Format string `yaml:"format"` // json or text
 	} `yaml:"log"`
@@ -95,6 +99,7 @@ func (c *config) validate() error {
 	mixed := func(s string) bool {
 		return strings.HasPrefix(s, "https://") != strings.HasPrefix(c.Etcd.Endpoints[0], "https://")
 	}
+	_, badGuard := iam.ParseTrustGuard(c.TrustGuard)
 	var faults []error
 	for _, f := range []struct {
 		bad     bool
@@ -115,6 +120,7 @@ func (c *config) validate() error {
 		{upstream.Endpoint != "" && (upstream.AccessKeyID == "" || upstream.SecretAccessKeyFile == "" || upstream.Region == ""),
 			"s3.upstream: region, accessKeyID and secretAccessKeyFile must be set"},
 		{c.MaxAssociations < 0, "maxAssociations: must not be negative"},
+		{badGuard != nil, "trustGuard: must be off, warn or deny"},
 	} {
 		if f.bad {
 			faults = append(faults, errors.New("  "+f.message))

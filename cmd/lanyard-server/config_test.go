@@ -24,6 +24,8 @@ func TestConfig(t *testing.T) {
 		{"HTTPS needs a certificate", good + "listenTLS: :443\n", []string{"tls:"}},
 		{"an issuer is served over HTTPS", strings.Replace(good, "https:", "http:", 1), []string{"issuerURL:"}},
 		{"an upstream needs a key", good + "s3: {upstream: {endpoint: https://s3.example.com}}\n", []string{"s3.upstream:"}},
+		{"a trust guard", good + "trustGuard: deny\n", nil},
+		{"a trust guard that is none", good + "trustGuard: maybe\n", []string{"trustGuard: must be off, warn or deny"}},
 		{"one store of objects", good + "s3: {embedded: true, upstream: {endpoint: https://s3, region: r, accessKeyID: a, secretAccessKeyFile: f}}\n",
 			[]string{"exclude"}},
 	} {

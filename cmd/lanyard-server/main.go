@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,6 +23,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/gateway"
+	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/keyring"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/kv/etcd"
@@ -31,22 +33,30 @@ import (
 
 func main() {
 	file := flag.String("config", "/etc/lanyard/server.yaml", "configuration file; docs/server.md describes it")
+	var trustGuard string
+	flag.Func("trust-guard", "what becomes of dangerous trust policies, in place of the configuration's trustGuard: off, warn or deny",
+		func(text string) error {
+			guard, err := iam.ParseTrustGuard(text)
+			trustGuard = string(guard)
+			return err
+		})
 	flag.Parse()
 	daemon.TuneGC()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *file, os.Stderr); err != nil {
+	if err := run(ctx, *file, trustGuard, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves until ctx ends, and logs to stderr.
-func run(ctx context.Context, file string, stderr io.Writer) (err error) {
+// run serves until ctx ends, and logs to stderr. A trust guard takes the place of the configuration's.
+func run(ctx context.Context, file, trustGuard string, stderr io.Writer) (err error) {
 	c, err := readConfig(file)
 	if err != nil {
 		return err
 	}
+	c.TrustGuard = cmp.Or(trustGuard, c.TrustGuard)
 	log, err := daemon.NewLogger(stderr, c.Log.Level, c.Log.Format)
 	if err != nil {
 		return err
@@ -79,7 +89,7 @@ func run(ctx context.Context, file string, stderr io.Writer) (err error) {
 	partition, _ := arn.PartitionOfRegion(c.Region) // validate has seen the region
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: c.Region, Account: c.Account, IssuerURL: c.IssuerURL,
-		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, Log: log,
+		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, TrustGuard: c.TrustGuard, Log: log,
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/gateway"
+	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/kv/etcd/embedded"
 	"github.com/lanyard-id/lanyard/internal/localca"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
@@ -32,6 +33,7 @@ type devConfig struct {
 	dir               string
 	account, region   string
 	empty             bool // without the sample cluster, roles, association and buckets
+	trustGuard        string
 	log               *slog.Logger
 }
 
@@ -95,6 +97,8 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 	flags.StringVar(&d.dir, "data-dir", defaultDataDir(), "directory for the state")
 	flags.StringVar(&d.account, "account-id", "111122223333", "the first account")
 	flags.BoolVar(&d.empty, "empty", false, "make no sample cluster, roles, association and buckets")
+	flags.StringVar(&d.trustGuard, "trust-guard", string(iam.TrustWarn),
+		"what becomes of trust policies that let in whom nobody meant to let in: off, warn or deny")
 	flags.StringVar(&level, "log-level", "warn", "log level: debug, info, warn or error")
 	flags.StringVar(&format, "log-format", "text", "log format: text or json")
 	d.region = "us-east-1"
@@ -121,6 +125,9 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	partition, ok := arn.PartitionOfRegion(d.region)
 	if !ok {
 		return nil, withHint(fmt.Errorf("%q is not a region", d.region), "use a region of AWS, such as us-east-1")
+	}
+	if _, err := iam.ParseTrustGuard(d.trustGuard); err != nil {
+		return nil, withHint(err, "give --trust-guard off, warn or deny")
 	}
 	dir, err := controlplane.OpenDirectory(d.dir)
 	if err != nil {
@@ -176,7 +183,7 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	}
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: d.region, Account: d.account,
-		IssuerURL: s.issuer, Objects: objects, Audit: trail, Log: d.log,
+		IssuerURL: s.issuer, Objects: objects, Audit: trail, TrustGuard: d.trustGuard, Log: d.log,
 	})
 	if err != nil {
 		return nil, err

@@ -24,8 +24,9 @@ type event struct {
 	decision  *policy.Decision // the last one
 	err       error            // what lies behind the error
 
-	mu    sync.Mutex
-	attrs []slog.Attr // of Annotate
+	mu       sync.Mutex
+	attrs    []slog.Attr // of Annotate
+	warnings []string    // of Warn, as header values
 }
 
 type eventKey struct{}
@@ -38,6 +39,45 @@ func Annotate(ctx context.Context, attrs ...slog.Attr) {
 		e.attrs = append(e.attrs, attrs...)
 		e.mu.Unlock()
 	}
+}
+
+// What Warn adds is bounded: so many headers, each of so many bytes.
+const (
+	maxWarnings    = 4
+	maxWarningText = 1024
+)
+
+// Warn tells the caller of something that did not keep the request from being served, as a header: Warning: 299 lanyard
+// "text" (RFC 7234, section 5.5). A text longer than 1,024 bytes is cut, and of one request's warnings the first four are
+// sent. Characters that a header cannot have become "?". It does nothing for contexts of other than modelled requests, nor
+// once the request has been answered.
+func Warn(ctx context.Context, text string) {
+	if e, ok := ctx.Value(eventKey{}).(*event); ok {
+		e.mu.Lock()
+		if len(e.warnings) < maxWarnings {
+			e.warnings = append(e.warnings, "299 lanyard "+quoteHeader(clip(text, maxWarningText)))
+		}
+		e.mu.Unlock()
+	}
+}
+
+// quoteHeader makes a quoted-string of a text (RFC 9110, section 5.6.4) that has printable ASCII only.
+func quoteHeader(text string) string {
+	b := make([]byte, 0, len(text)+2)
+	b = append(b, '"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == '\n' || r == '\r' || r == '\t':
+			b = append(b, ' ')
+		case r < ' ' || r > '~':
+			b = append(b, '?')
+		default:
+			b = append(b, byte(r))
+		}
+	}
+	return string(append(b, '"'))
 }
 
 // maxUserAgent bounds what is logged of a User-Agent, in bytes.

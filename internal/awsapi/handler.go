@@ -140,6 +140,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rep.errorType != "" {
 		header.Set("X-Amzn-Errortype", rep.errorType)
 	}
+	e.mu.Lock()
+	for _, warning := range e.warnings {
+		header.Add("Warning", warning)
+	}
+	e.mu.Unlock()
 	e.status = rep.status
 	w.WriteHeader(rep.status)
 	if r.Method != http.MethodHead {

@@ -574,6 +574,25 @@ func TestLog(t *testing.T) {
 	}
 }
 
+func TestWarningsAreHeaders(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	r := a.send(t, iamQuery("Action=GetRole&RoleName=warned"))
+	long := `299 lanyard "` + strings.Repeat("?", 512) + `..."`
+	want := []string{`299 lanyard "look \"there\":  X-Evil: \\ ??"`, long, long, long}
+	if diff := cmp.Diff(want, r.Header.Values("Warning")); diff != "" || r.StatusCode != 200 || r.Header.Get("X-Evil") != "" {
+		t.Errorf("status %d, warnings (-want +got):\n%s", r.StatusCode, diff)
+	}
+	r = a.send(t, iamQuery("Action=GetRole&RoleName=warned-missing"))
+	if got := r.Header.Get("Warning"); r.StatusCode != 404 || got != `299 lanyard "it is gone"` {
+		t.Errorf("status %d, warning %s", r.StatusCode, got)
+	}
+	if r = a.send(t, iamQuery("Action=GetRole&RoleName=r")); r.Header.Values("Warning") != nil {
+		t.Errorf("a request without warnings has %q", r.Header.Values("Warning"))
+	}
+	awsapi.Warn(t.Context(), "nobody hears this")
+}
+
 func TestLogHasNoSecrets(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

@@ -170,6 +170,14 @@ func getRole(ctx context.Context, _ *awsapi.Caller, in *roleIn) (*roleOut, error
 		return nil, fmt.Errorf("load role: %w", awsapi.Errorf("EntityAlreadyExists", "<&>"))
 	case "annotated":
 		awsapi.Annotate(ctx, slog.String("role", "annotated"))
+	case "warned":
+		awsapi.Warn(ctx, "look \"there\":\r\nX-Evil: \\ é\x00")
+		for range 5 {
+			awsapi.Warn(ctx, strings.Repeat("é", 1000))
+		}
+	case "warned-missing":
+		awsapi.Warn(ctx, "it is gone")
+		return nil, awsapi.Errorf("NoSuchEntity", "The role with name %s cannot be found.", in.RoleName)
 	case "nil":
 		return nil, nil
 	}

@@ -40,8 +40,10 @@ type Config struct {
 	Client *http.Client
 	// MaxAssociations is the quota of pod identity associations per cluster; EKS's 5,000 when zero.
 	MaxAssociations int
-	Now             func() time.Time // time.Now when nil
-	Log             *slog.Logger     // required
+	// TrustGuard says what becomes of dangerous trust policies: off, warn or deny (see iam.TrustGuard); warn when empty.
+	TrustGuard string
+	Now        func() time.Time // time.Now when nil
+	Log        *slog.Logger     // required
 }
 
 // ControlPlane is one replica: all services over one store. Start it before its Handler is served.
@@ -70,13 +72,17 @@ func New(c Config) (*ControlPlane, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
+	guard, err := iam.ParseTrustGuard(c.TrustGuard)
+	if err != nil {
+		return nil, err
+	}
 	db := kv.NewDB(kv.Config{Store: c.Store, Log: c.Log})
 	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: c.MasterKey, Log: c.Log})
 	if err != nil {
 		return nil, err
 	}
 	issuers := oidc.New(oidc.Config{DB: db, Keyring: ring, BaseURL: c.IssuerURL, Now: c.Now, Log: c.Log})
-	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: c.Partition, Now: c.Now, Log: c.Log})
+	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: c.Partition, TrustGuard: guard, Now: c.Now, Log: c.Log})
 	cache := idtoken.NewCache(idtoken.CacheConfig{Client: c.Client, Now: c.Now})
 	clusters := eks.New(eks.Config{
 		DB: db, IAM: users, Issuers: issuers, KeyCache: cache, Partition: c.Partition,
@@ -96,7 +102,10 @@ func New(c Config) (*ControlPlane, error) {
 		return tokens.Credentials(ctx, accessKeyID, sessionToken)
 	}
 	authenticator := &awsapi.Authenticator{Credentials: credentials, Region: c.Region, Now: c.Now}
-	edge := gateway.Config{Authenticator: authenticator, Authorize: users.Authorize, Store: c.Objects, Account: c.Account, Log: c.Log}
+	edge := gateway.Config{
+		Authenticator: authenticator, Authorize: users.Authorize, EncodeDenial: tokens.EncodeDenial,
+		Store: c.Objects, Account: c.Account, Log: c.Log,
+	}
 	raw := map[string]http.Handler{"ec2": gateway.NewEC2(edge)}
 	if c.Objects != nil {
 		raw["s3"] = unhurried(gateway.NewS3(edge))

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"html"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -438,4 +440,87 @@ func TestOnlyObjectsMayTakeTheirTime(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestATrustGuardThatIsNone(t *testing.T) {
+	t.Parallel()
+	c := config(t, kv.NewMemory())
+	c.TrustGuard = "lenient"
+	if _, err := New(c); err == nil || !strings.Contains(err.Error(), "lenient") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+// What EC2 says of a denied change is what STS decodes, and the trust guard stands in front of IAM.
+func TestThePolicyLanguageInTheServices(t *testing.T) {
+	t.Parallel()
+	c, dir := config(t, kv.NewMemory()), directory(t)
+	c.TrustGuard = "deny"
+	p := start(t, c, dir)
+	root, err := dir.RootKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := func(key sigv4.Credentials, service string, params ...string) (status int, body string) {
+		t.Helper()
+		form := url.Values{}
+		for i := 0; i < len(params); i += 2 {
+			form.Set(params[i], params[i+1])
+		}
+		text := form.Encode()
+		sum := sha256.Sum256([]byte(text))
+		r := sign(t, key, service, "POST", "http://localhost/", strings.NewReader(text), hex.EncodeToString(sum[:]))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		p.Handler().ServeHTTP(w, r)
+		return w.Code, w.Body.String()
+	}
+	between := func(text, before, after string) string {
+		t.Helper()
+		_, rest, ok := strings.Cut(text, before)
+		value, _, ended := strings.Cut(rest, after)
+		if !ok || !ended {
+			t.Fatalf("%s is not between %q and %q", text, before, after)
+		}
+		return value
+	}
+	const iamVersion, ec2Version, stsVersion = "2010-05-08", "2016-11-15", "2011-06-15"
+	query(root, "iam", "Action", "CreateUser", "Version", iamVersion, "UserName", "bob")
+	_, made := query(root, "iam", "Action", "CreateAccessKey", "Version", iamVersion, "UserName", "bob")
+	bob := sigv4.Credentials{
+		AccessKeyID:     between(made, "<AccessKeyId>", "</AccessKeyId>"),
+		SecretAccessKey: sigv4.Secret(between(made, "<SecretAccessKey>", "</SecretAccessKey>")),
+	}
+	status, refusal := query(bob, "ec2", "Action", "DescribeInstances", "Version", ec2Version)
+	if status != http.StatusForbidden || strings.Contains(refusal, "Encoded") {
+		t.Errorf("reading: %d %s", status, refusal)
+	}
+	status, refusal = query(bob, "ec2", "Action", "TerminateInstances", "Version", ec2Version)
+	blob := between(refusal, "allows the ec2:TerminateInstances action. Encoded authorization failure message: ", "</Message>")
+	if status != http.StatusForbidden || !strings.Contains(refusal, "<Code>UnauthorizedOperation</Code>") {
+		t.Errorf("a change: %d %s", status, refusal)
+	}
+	if status, answer := query(bob, "sts", "Action", "DecodeAuthorizationMessage", "Version", stsVersion, "EncodedMessage", blob); status != http.StatusForbidden {
+		t.Errorf("without permission it is decoded: %d %s", status, answer)
+	}
+	status, answer := query(root, "sts", "Action", "DecodeAuthorizationMessage", "Version", stsVersion, "EncodedMessage", blob)
+	var decoded struct {
+		Allowed, ExplicitDeny bool
+		Context               struct {
+			Action    string
+			Principal struct{ Name string }
+		}
+	}
+	if err := json.Unmarshal([]byte(html.UnescapeString(between(answer, "<DecodedMessage>", "</DecodedMessage>"))), &decoded); err != nil {
+		t.Fatal(err)
+	}
+	if status != http.StatusOK || decoded.Allowed || decoded.ExplicitDeny || decoded.Context.Action != "ec2:TerminateInstances" || decoded.Context.Principal.Name != "bob" {
+		t.Errorf("%d, decoded %+v", status, decoded)
+	}
+	status, answer = query(root, "iam", "Action", "CreateRole", "Version", iamVersion, "RoleName", "open", "AssumeRolePolicyDocument",
+		`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Federated":"arn:aws:iam::`+account+
+			`:oidc-provider/oidc.example.com"},"Action":"sts:AssumeRoleWithWebIdentity"}]}`)
+	if status != http.StatusBadRequest || !strings.Contains(answer, "<Code>MalformedPolicyDocument</Code>") || !strings.Contains(answer, "trust-without-subject") {
+		t.Errorf("the trust guard: %d %s", status, answer)
+	}
 }

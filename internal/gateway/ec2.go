@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -126,16 +127,12 @@ func (g *ec2Gateway) serve(r *http.Request, call *ec2Call) (string, *ec2Error) {
 	}
 	call.action, call.caller.Operation = action, action
 
-	call.decided = true
-	call.decision = g.Authorize(r.Context(), call.caller, awsapi.Access{Action: "ec2:" + action, Resource: "*", Context: func(c *policy.Context) {
+	access := awsapi.Access{Action: "ec2:" + action, Resource: "*", Context: func(c *policy.Context) {
 		c.Set("ec2:Region", g.Authenticator.Region)
-	}})
+	}}
+	call.decided, call.decision = true, g.Authorize(r.Context(), call.caller, access)
 	if !call.decision.Allowed {
-		sentence := call.decision.Message(&policy.Request{
-			Principal: policy.Principal{Kind: call.caller.Kind, Account: call.caller.Account, ARN: call.caller.ARN},
-			Action:    "ec2:" + action, Resource: "*",
-		})
-		return "", &ec2Error{"UnauthorizedOperation", "You are not authorized to perform this operation. " + sentence, http.StatusForbidden, nil}
+		return "", g.denied(r.Context(), call, access)
 	}
 	lists, served := g.lists[action]
 	place := action == "DescribeRegions" || action == "DescribeAvailabilityZones"
@@ -150,6 +147,34 @@ func (g *ec2Gateway) serve(r *http.Request, call *ec2Call) (string, *ec2Error) {
 		return g.zones(form)
 	}
 	return "<" + strings.Join(lists, "/><") + "/>", nil
+}
+
+// denied is the refusal of a request without permission. That of a change tells more, sealed, to whom STS may open it.
+func (g *ec2Gateway) denied(ctx context.Context, call *ec2Call, access awsapi.Access) *ec2Error {
+	refusal := &ec2Error{"UnauthorizedOperation", "You are not authorized to perform this operation. " + call.decision.Message(&policy.Request{
+		Principal: policy.Principal{Kind: call.caller.Kind, Account: call.caller.Account, ARN: call.caller.ARN},
+		Action:    access.Action, Resource: access.Resource,
+	}), http.StatusForbidden, nil}
+	if g.EncodeDenial == nil || reads(call.action) {
+		return refusal
+	}
+	encoded, err := g.EncodeDenial(ctx, call.caller, access)
+	if err != nil { // the refusal stands without it
+		refusal.cause = fmt.Errorf("encode authorization message: %w", err)
+		return refusal
+	}
+	refusal.message += ". Encoded authorization failure message: " + encoded
+	return refusal
+}
+
+// reads reports whether an action changes nothing, by the names that EC2 gives its actions.
+func reads(action string) bool {
+	for _, verb := range []string{"Describe", "Get", "List", "Search"} {
+		if strings.HasPrefix(action, verb) {
+			return true
+		}
+	}
+	return false
 }
 
 // ec2Form returns the parameters of the query and the body. None may occur twice.

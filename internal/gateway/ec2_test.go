@@ -1,13 +1,16 @@
 package gateway_test
 
 import (
+	"context"
 	"encoding/xml"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/gateway"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 )
@@ -17,8 +20,19 @@ func TestEC2(t *testing.T) {
 	reader := allowing("ec2:Describe*", "*")
 	nobody := user{accountA, "dave", `{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:*","Resource":"*"}}`}
 	authenticator, authorize := iam(t, alice, reader, nobody)
-	server := httptest.NewServer(gateway.NewEC2(gateway.Config{Authenticator: authenticator, Authorize: authorize, Log: testLog(t)}))
+	server := httptest.NewServer(gateway.NewEC2(gateway.Config{
+		Authenticator: authenticator, Authorize: authorize, Log: testLog(t),
+		EncodeDenial: func(_ context.Context, c *awsapi.Caller, a awsapi.Access) (string, error) {
+			if a.Action == "ec2:StopInstances" {
+				return "", errors.New("the keyring is empty")
+			}
+			return "[" + c.ARN + " " + a.Action + " " + a.Resource + "]", nil
+		},
+	}))
 	defer server.Close()
+	encoded := func(u user, action string) string {
+		return ". Encoded authorization failure message: [" + u.arn() + " ec2:" + action + " *]"
+	}
 	denied := func(u user, action string) string {
 		return "You are not authorized to perform this operation. User: " + u.arn() + " is not authorized to perform: ec2:" + action +
 			" because no identity-based policy allows the ec2:" + action + " action"
@@ -40,7 +54,12 @@ func TestEC2(t *testing.T) {
 		{"zones", reader, "Action=DescribeAvailabilityZones&Version=2016-11-15", 200, "", "<zoneName>us-east-1a</zoneName>"},
 		{"filtered zones", reader, "Action=DescribeAvailabilityZones&Version=2016-11-15&Filter.1.Name=state", 400, "UnsupportedOperation", "The parameter Filter.1.Name is not supported."},
 		{"without permission", nobody, "Action=DescribeInstances&Version=2016-11-15", 403, "UnauthorizedOperation", denied(nobody, "DescribeInstances")},
-		{"a change without permission", reader, "Action=RunInstances&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "RunInstances")},
+		{"a change without permission", reader, "Action=RunInstances&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "RunInstances") + encoded(reader, "RunInstances")},
+		{"a dry run of a change without permission", reader, "Action=CreateVpc&Version=2016-11-15&DryRun=true", 403, "UnauthorizedOperation", denied(reader, "CreateVpc") + encoded(reader, "CreateVpc")},
+		{"a change whose reasons cannot be sealed", reader, "Action=StopInstances&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "StopInstances")},
+		{"reading by another verb", reader, "Action=GetConsoleOutput&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "GetConsoleOutput")},
+		{"listing", reader, "Action=ListImagesInRecycleBin&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "ListImagesInRecycleBin")},
+		{"searching", reader, "Action=SearchTransitGatewayRoutes&Version=2016-11-15", 403, "UnauthorizedOperation", denied(reader, "SearchTransitGatewayRoutes")},
 		{"a change", alice, "Action=RunInstances&Version=2016-11-15", 400, "UnsupportedOperation", "The operation RunInstances is not supported: there is no EC2 here."},
 		{"a dry run", reader, "Action=DescribeVpcs&Version=2016-11-15&DryRun=true", 412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."},
 		{"a dry run without permission", nobody, "Action=DescribeVpcs&Version=2016-11-15&DryRun=true", 403, "UnauthorizedOperation", denied(nobody, "DescribeVpcs")},

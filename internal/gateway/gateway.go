@@ -19,6 +19,9 @@ type Config struct {
 	Authenticator *awsapi.Authenticator // required; its Region is the region of all buckets
 	// Authorize decides on one permission; required.
 	Authorize func(ctx context.Context, c *awsapi.Caller, a awsapi.Access) policy.Decision
+	// EncodeDenial returns the encoded authorization message that goes with the refusal of a change in EC2, for
+	// DecodeAuthorizationMessage of STS; nil sends none. It is asked for denied requests only.
+	EncodeDenial func(ctx context.Context, c *awsapi.Caller, a awsapi.Access) (string, error)
 	// Store serves S3's REST API without authentication, by path-style URLs; required for S3. See OpenDirectory and Upstream.
 	Store http.Handler
 	// Account owns every bucket of a Store that does not keep owners, as that of Upstream does not. When it is empty, such

@@ -346,6 +346,11 @@ func (s *Service) Authorize(ctx context.Context, c *awsapi.Caller, a awsapi.Acce
 		s.log.ErrorContext(ctx, "policies of the caller cannot be had", slog.String("caller", c.ARN), slog.Any("err", err))
 		return policy.Decision{}
 	}
+	return policy.Evaluate(s.request(c, a), policies)
+}
+
+// request is a permission that the caller asks for, as the policy engine sees it.
+func (s *Service) request(c *awsapi.Caller, a awsapi.Access) *policy.Request {
 	keys := s.Context(c)
 	if a.ResourceAccount != "" {
 		keys.Set("aws:ResourceAccount", a.ResourceAccount)
@@ -353,10 +358,62 @@ func (s *Service) Authorize(ctx context.Context, c *awsapi.Caller, a awsapi.Acce
 	if a.Context != nil {
 		a.Context(keys)
 	}
-	return policy.Evaluate(&policy.Request{
+	return &policy.Request{
 		Principal: Principal(&c.Identity), Action: a.Action, Resource: a.Resource, ResourceAccount: a.ResourceAccount, Context: keys,
-	}, policies)
+	}
 }
+
+// An Explained is a permission that was decided on, with all that went into it.
+type Explained struct {
+	Request  *policy.Request
+	Decision policy.Decision                  // with its Explanation
+	Document func(name string) (string, bool) // the text of the caller's policy that the Explanation calls so
+}
+
+// Explain decides as Authorize does, and says why. It is not on the way of requests: it costs several times as much. Errors
+// mean that the caller's policies cannot be had.
+func (s *Service) Explain(c *awsapi.Caller, a awsapi.Access) (*Explained, error) {
+	policies, err := s.Policies(&c.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("find the policies of %s: %w", c.ARN, err)
+	}
+	request := s.request(c, a)
+	return &Explained{
+		Request: request, Decision: policy.Explain(request, policies),
+		Document: func(name string) (string, bool) { return s.documentOf(&c.Identity, name) },
+	}, nil
+}
+
+// documentOf finds the text of a policy that Policies returns for an identity. The name of a managed policy is its ARN,
+// which no inline policy can have. Of several session policies, which share a name, none is found.
+func (s *Service) documentOf(id *awsapi.Identity, name string) (string, bool) {
+	if m, ok := s.lookupManaged(id.Account, name); ok {
+		v, ok := m.version(m.Default)
+		return v.Document, ok
+	}
+	if name == sessionPolicyName {
+		if id.Session == nil || len(id.Session.Policies) != 1 {
+			return "", false
+		}
+		return id.Session.Policies[0], true
+	}
+	var e *entity
+	if _, r, ok := s.rolesByID.First(id.EntityID); ok {
+		e = &r.entity
+	} else if _, r, ok := s.usersByID.First(id.EntityID); ok {
+		e = &r.entity
+	} else {
+		return "", false
+	}
+	i, found := e.inlineAt(name)
+	if !found {
+		return "", false
+	}
+	return e.Inline[i].Document, true
+}
+
+// sessionPolicyName is the name of every compiled session policy. No inline policy can have it, for the space.
+const sessionPolicyName = "session policy"
 
 // maxSessionPolicies bounds the cache of compiled session policies.
 const maxSessionPolicies = 1024
@@ -374,7 +431,7 @@ func (s *sessionPolicies) get(document string) (*policy.Policy, error) {
 	if ok {
 		return p, nil
 	}
-	p, err := policy.New("session policy", policy.Session, []byte(document))
+	p, err := policy.New(sessionPolicyName, policy.Session, []byte(document))
 	if err != nil {
 		return nil, err
 	}

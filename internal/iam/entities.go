@@ -48,10 +48,10 @@ func hasCode(err error, code string) bool {
 }
 
 func (e *entity) putInline(name, document, noun string, limit int) error {
-	size, bytes := documentSize(document), len(document)
+	size, bytes := policy.Size([]byte(document)), len(document)
 	for _, p := range e.Inline {
 		if p.Name != name {
-			size, bytes = size+documentSize(p.Document), bytes+len(p.Document)
+			size, bytes = size+policy.Size([]byte(p.Document)), bytes+len(p.Document)
 		}
 	}
 	if size > limit || bytes > maxInlineBytes {
@@ -192,9 +192,9 @@ func (s *Service) countUses(tx *kv.Tx, m *managedRow, attachments, boundaries in
 }
 
 // trustByID returns a trust policy with the users and roles that it names replaced by their unique IDs. Each must exist
-// (IAM User Guide, "AWS JSON policy elements: Principal").
+// (IAM User Guide, "AWS JSON policy elements: Principal"), and the trust guard must let the policy pass.
 func (s *Service) trustByID(tx *kv.Tx, document string) (string, error) {
-	if documentSize(document) > maxTrustSize {
+	if policy.Size([]byte(document)) > maxTrustSize {
 		return "", overQuota("ACLSizePerRole", maxTrustSize)
 	}
 	if _, err := policy.New("", policy.Trust, []byte(document)); err != nil {
@@ -215,6 +215,9 @@ func (s *Service) trustByID(tx *kv.Tx, document string) (string, error) {
 	}
 	if _, err := policy.New("", policy.Trust, byID); err != nil {
 		return "", malformed(err)
+	}
+	if err := s.checkTrust(document); err != nil {
+		return "", err
 	}
 	return string(byID), nil
 }

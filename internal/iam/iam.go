@@ -2,6 +2,7 @@
 package iam
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -20,12 +21,15 @@ type Config struct {
 	DB        *kv.DB           // required, not yet started
 	Keyring   *keyring.Keyring // required; wraps secret access keys
 	Partition string           // aws, aws-cn, aws-us-gov, …
-	Now       func() time.Time // time.Now when nil
-	Log       *slog.Logger     // required
+	// TrustGuard says what becomes of trust policies that let in whom nobody meant to let in; TrustWarn when empty.
+	TrustGuard TrustGuard
+	Now        func() time.Time // time.Now when nil
+	Log        *slog.Logger     // required
 }
 
 // Service is IAM.
 type Service struct {
+	guard     TrustGuard
 	partition string
 	now       func() time.Time
 	log       *slog.Logger
@@ -60,7 +64,7 @@ func New(c Config) *Service {
 		panic(fmt.Sprintf("iam: read the embedded policies: %v", err)) // they are part of the program
 	}
 	s := &Service{
-		partition: c.Partition, now: c.Now, log: c.Log, keyring: c.Keyring,
+		guard: cmp.Or(c.TrustGuard, TrustWarn), partition: c.Partition, now: c.Now, log: c.Log, keyring: c.Keyring,
 		db:              c.DB,
 		installation:    kv.NewTable[installation](c.DB, "iam-installation"),
 		accounts:        kv.NewTable[accountRow](c.DB, "iam-accounts"),
@@ -167,6 +171,11 @@ func (s *Service) API() awsapi.Service {
 		act(s, "TagInstanceProfile", s.tagProfile),
 		act(s, "UntagInstanceProfile", s.untagProfile),
 		on(s, "ListInstanceProfileTags", s.listProfileTags),
+
+		on(s, "SimulateCustomPolicy", s.simulateCustomPolicy),
+		on(s, "SimulatePrincipalPolicy", s.simulatePrincipalPolicy),
+		on(s, "GetContextKeysForCustomPolicy", s.contextKeysForCustomPolicy),
+		on(s, "GetContextKeysForPrincipalPolicy", s.contextKeysForPrincipalPolicy),
 
 		act(s, "CreateAccountAlias", s.createAccountAlias),
 		act(s, "DeleteAccountAlias", s.deleteAccountAlias),

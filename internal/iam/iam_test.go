@@ -42,9 +42,9 @@ type installation struct {
 	rootKey  sigv4.Credentials
 }
 
-func start(t testing.TB, partition string) *installation {
+func start(t testing.TB, partition string, edit ...func(*iam.Config)) *installation {
 	t.Helper()
-	in := startEmpty(t, partition)
+	in := startEmpty(t, partition, edit...)
 	for _, a := range []struct {
 		id     string
 		client **awsiam.Client
@@ -62,7 +62,7 @@ func start(t testing.TB, partition string) *installation {
 }
 
 // startEmpty starts an installation without accounts.
-func startEmpty(t testing.TB, partition string) *installation {
+func startEmpty(t testing.TB, partition string, edit ...func(*iam.Config)) *installation {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	store := kv.NewMemory()
@@ -71,7 +71,11 @@ func startEmpty(t testing.TB, partition string) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &installation{store: store, db: db, Service: iam.New(iam.Config{DB: db, Keyring: ring, Partition: partition, Log: log})}
+	config := iam.Config{DB: db, Keyring: ring, Partition: partition, Log: log}
+	for _, f := range edit {
+		f(&config)
+	}
+	in := &installation{store: store, db: db, Service: iam.New(config)}
 	if err := db.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

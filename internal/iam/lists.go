@@ -81,16 +81,3 @@ func all[T any](item T) (T, bool) { return item, true }
 func encodeDocument(document string) string {
 	return strings.ReplaceAll(url.QueryEscape(document), "+", "%20")
 }
-
-// documentSize is the size that quotas are held against: the characters that are not white space.
-func documentSize(document string) int {
-	n := 0
-	for _, r := range document {
-		switch r {
-		case ' ', '\t', '\n', '\r':
-		default:
-			n++
-		}
-	}
-	return n
-}

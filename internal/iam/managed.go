@@ -249,7 +249,7 @@ func (s *Service) createPolicy(ctx context.Context, c *awsapi.Caller, in *create
 }
 
 func checkManagedPolicy(name, document string) error {
-	if documentSize(document) > maxManagedSize {
+	if policy.Size([]byte(document)) > maxManagedSize {
 		return overQuota("PolicySize", maxManagedSize)
 	}
 	return checkIdentityPolicy(name, document)

@@ -118,6 +118,7 @@ func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRo
 	if err != nil {
 		return nil, err
 	}
+	s.warnTrust(ctx, c, &made.entity, in.AssumeRolePolicyDocument)
 	shape, err := s.createdRole(made)
 	if err != nil {
 		return nil, err
@@ -223,10 +224,16 @@ func (in *updateAssumeRolePolicyIn) target(s *Service, c *awsapi.Caller) (target
 }
 
 func (s *Service) updateAssumeRolePolicy(ctx context.Context, c *awsapi.Caller, in *updateAssumeRolePolicyIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) (err error) {
+	var changed *roleRow
+	err := s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) (err error) {
+		changed = r
 		r.Trust, err = s.trustByID(tx, in.PolicyDocument)
 		return err
 	})
+	if err == nil {
+		s.warnTrust(ctx, c, &changed.entity, in.PolicyDocument)
+	}
+	return err
 }
 
 func (s *Service) deleteRole(ctx context.Context, c *awsapi.Caller, in *roleIn) error {

@@ -19,6 +19,7 @@ func (s *Service) API() awsapi.Service {
 		Operations: []awsapi.Operation{
 			awsapi.Op("AssumeRole", s.assumeRole, awsapi.Open),
 			awsapi.Op("AssumeRoleWithWebIdentity", s.assumeRoleWithWebIdentity, awsapi.Open),
+			awsapi.Op("DecodeAuthorizationMessage", s.decodeAuthorizationMessage, decodeMessageAccess),
 			awsapi.Op("GetAccessKeyInfo", s.getAccessKeyInfo, accessKeyInfoAccess),
 			awsapi.Op("GetCallerIdentity", s.getCallerIdentity, awsapi.Open),
 			awsapi.Op("GetFederationToken", s.getFederationToken, s.federationAccess),
