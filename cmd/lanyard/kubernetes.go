@@ -49,7 +49,7 @@ func (r *runConfig) fromKubernetes(ctx context.Context, way podspec.Way) (tokenS
 }
 
 // annotatedRole reads the role from the service account.
-func (r *runConfig) annotatedRole(ctx context.Context) (string, error) {
+func (r *roleChoice) annotatedRole(ctx context.Context) (string, error) {
 	var account corev1.ServiceAccount
 	if err := r.kubernetes(ctx, http.MethodGet, "/serviceaccounts/"+url.PathEscape(r.serviceAccount), nil, &account); err != nil {
 		return "", fmt.Errorf("look up service account %s/%s: %w", r.namespace, r.serviceAccount, err)
@@ -62,7 +62,7 @@ func (r *runConfig) annotatedRole(ctx context.Context) (string, error) {
 }
 
 // kubernetes asks the API server below the pod's namespace.
-func (r *runConfig) kubernetes(ctx context.Context, method, path string, in, out any) error {
+func (r *roleChoice) kubernetes(ctx context.Context, method, path string, in, out any) error {
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: r.kubeconfig}, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -21,9 +25,11 @@ func TestMain(m *testing.M) {
 
 // The scripts in testdata run the program as people do. Besides testscript's own commands they have:
 //
-//	dev [FLAG]…         start `lanyard dev` with the data directory $DATA on free ports, and source its env
-//	halt [SIGNAL]       stop it: by TERM, after which it must end with status 0, or by KILL
-//	capture NAME FILE   set a variable to what the file holds
+//	dev [FLAG]…              start `lanyard dev` with the data directory $DATA on free ports, and source its env
+//	halt [SIGNAL]            stop it: by TERM, after which it must end with status 0, or by KILL
+//	capture NAME FILE        set a variable to what the file holds
+//	role NAME TRUST POLICY   make a role with the trust policy and the inline policy "own" of two files
+//	drop-audience            let no OpenID Connect provider take STS's audience
 //
 // and the condition [ipv6], which holds on machines that have it.
 func TestScripts(t *testing.T) {
@@ -53,7 +59,7 @@ func TestScripts(t *testing.T) {
 			return true, l.Close()
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"dev": scriptDev, "halt": scriptHalt, "capture": scriptCapture,
+			"dev": scriptDev, "halt": scriptHalt, "capture": scriptCapture, "role": scriptRole, "drop-audience": scriptDropAudience,
 		},
 	})
 }
@@ -135,4 +141,39 @@ func scriptCapture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: capture NAME FILE")
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+func scriptRole(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: role NAME TRUST POLICY")
+	}
+	client := scriptIAM(ts)
+	create := &iam.CreateRoleInput{RoleName: &args[0], AssumeRolePolicyDocument: aws.String(ts.ReadFile(args[1]))}
+	_, err := client.CreateRole(context.Background(), create)
+	ts.Check(err)
+	put := &iam.PutRolePolicyInput{RoleName: &args[0], PolicyName: aws.String("own"), PolicyDocument: aws.String(ts.ReadFile(args[2]))}
+	_, err = client.PutRolePolicy(context.Background(), put)
+	ts.Check(err)
+}
+
+func scriptDropAudience(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: drop-audience")
+	}
+	client := scriptIAM(ts)
+	list, err := client.ListOpenIDConnectProviders(context.Background(), &iam.ListOpenIDConnectProvidersInput{})
+	ts.Check(err)
+	for _, p := range list.OpenIDConnectProviderList {
+		in := &iam.RemoveClientIDFromOpenIDConnectProviderInput{OpenIDConnectProviderArn: p.Arn, ClientID: aws.String(stsAudience)}
+		_, err := client.RemoveClientIDFromOpenIDConnectProvider(context.Background(), in)
+		ts.Check(err)
+	}
+}
+
+// scriptIAM is the IAM of the script's dev server.
+func scriptIAM(ts *testscript.TestScript) *iam.Client {
+	return iam.New(iam.Options{
+		Region: ts.Getenv("AWS_REGION"), BaseEndpoint: aws.String(ts.Getenv("AWS_ENDPOINT_URL")),
+		Credentials: credentials.NewStaticCredentialsProvider(ts.Getenv("AWS_ACCESS_KEY_ID"), ts.Getenv("AWS_SECRET_ACCESS_KEY"), ""),
+	})
 }

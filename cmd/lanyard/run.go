@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,15 +27,28 @@ import (
 	"github.com/lanyard-id/lanyard/internal/podspec"
 )
 
+// roleChoice is a service account and how it gets its role.
+type roleChoice struct {
+	subject
+	via         string // auto, irsa or pod-identity
+	roleARN     string // for irsa; found when empty
+	kubeconfig  string // of the cluster's API server, which knows the service account; empty for Lanyard's clusters
+	association string // ID of the association that applies, once way has found it
+}
+
+func (r *roleChoice) flags(cmd *cobra.Command) {
+	r.subject.flags(cmd)
+	cmd.Flags().StringVar(&r.via, "via", "auto", "auto, irsa or pod-identity; auto takes Pod Identity where there is an association, as EKS does")
+	cmd.Flags().StringVar(&r.roleARN, "role-arn", "", "role for IRSA")
+	cmd.RegisterFlagCompletionFunc("via", cobra.FixedCompletions([]string{"auto", "irsa", "pod-identity"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // runConfig is the pod that a command is run as.
 type runConfig struct {
-	subject
-	pod        string
-	via        string // auto, irsa or pod-identity
-	roleARN    string // for irsa; found when empty
-	kubeconfig string // takes tokens from this cluster's API server
-	duration   time.Duration
-	intercept  bool
+	roleChoice
+	pod       string
+	duration  time.Duration
+	intercept bool
 }
 
 func newRunCommand(c *cli) *cobra.Command {
@@ -60,12 +75,9 @@ endpoint setting are reached too: a local proxy answers for AWS's host names, wi
 	}
 	r.flags(cmd)
 	cmd.Flags().StringVar(&r.pod, "pod", "", "name of the pod (default: the service account's, with a random suffix)")
-	cmd.Flags().StringVar(&r.via, "via", "auto", "auto, irsa or pod-identity; auto takes Pod Identity where there is an association, as EKS does")
-	cmd.Flags().StringVar(&r.roleARN, "role-arn", "", "role for IRSA")
 	cmd.Flags().StringVar(&r.kubeconfig, "kubeconfig", "", "take the tokens from this cluster's API server; --pod then names a pod that is there")
 	cmd.Flags().DurationVar(&r.duration, "token-duration", time.Hour, "how long the projected token is valid")
 	cmd.Flags().BoolVar(&r.intercept, "intercept", false, "answer for AWS's host names by a local proxy")
-	cmd.RegisterFlagCompletionFunc("via", cobra.FixedCompletions([]string{"auto", "irsa", "pod-identity"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().SetInterspersed(false)
 	required(cmd, "namespace", "service-account")
 	return cmd
@@ -138,8 +150,8 @@ func (c *cli) run(ctx context.Context, cfg aws.Config, r runConfig, command []st
 	return c.passThrough(ctx, command, env)
 }
 
-// way decides between the two, and finds the role that IRSA needs.
-func (r *runConfig) way(ctx context.Context, cfg aws.Config) (podspec.Way, error) {
+// way decides between the two, and finds the association or the role that goes with it.
+func (r *roleChoice) way(ctx context.Context, cfg aws.Config) (podspec.Way, error) {
 	switch r.via {
 	case "pod-identity":
 		return podspec.PodIdentity, nil
@@ -149,20 +161,49 @@ func (r *runConfig) way(ctx context.Context, cfg aws.Config) (podspec.Way, error
 	default:
 		return 0, withHint(fmt.Errorf("unknown way %q", r.via), "use --via auto, --via irsa or --via pod-identity")
 	}
-	list, err := listAssociations(ctx, eks.NewFromConfig(cfg), subject{cluster: r.cluster})
-	if err != nil {
-		return 0, explainCluster(err, r.cluster, "list associations of")
+	if err := r.findAssociation(ctx, cfg); err != nil {
+		return 0, err
 	}
-	for _, a := range list {
-		if fits(a.Namespace, r.namespace) && fits(a.ServiceAccount, r.serviceAccount) {
-			return podspec.PodIdentity, nil
-		}
+	if r.association != "" {
+		return podspec.PodIdentity, nil
 	}
 	return podspec.WebIdentity, r.findRole(ctx, cfg)
 }
 
-// fits reports whether a name fits an association's pattern, in which * stands for any text. It only chooses the way: which association
-// applies is for EKS Auth to say.
+// findAssociation finds the association that EKS Auth would choose, if any: of several that fit, the most specific one.
+func (r *roleChoice) findAssociation(ctx context.Context, cfg aws.Config) error {
+	list, err := listAssociations(ctx, eks.NewFromConfig(cfg), subject{cluster: r.cluster})
+	if err != nil {
+		return explainCluster(err, r.cluster, "list associations of")
+	}
+	list = slices.DeleteFunc(list, func(a associationView) bool {
+		return !fits(a.Namespace, r.namespace) || !fits(a.ServiceAccount, r.serviceAccount)
+	})
+	if len(list) > 0 {
+		r.association = slices.MinFunc(list, moreSpecific).ID
+	}
+	return nil
+}
+
+// moreSpecific orders associations that fit the same service account, as Lanyard's EKS Auth does: by namespace, then by
+// service account; a name before a pattern, and the pattern with more literal characters first.
+func moreSpecific(a, b associationView) int {
+	literal := func(p string) int {
+		stars := strings.Count(p, "*")
+		if stars == 0 {
+			return math.MaxInt
+		}
+		return len(p) - stars
+	}
+	return cmp.Or(
+		cmp.Compare(literal(b.Namespace), literal(a.Namespace)),
+		cmp.Compare(literal(b.ServiceAccount), literal(a.ServiceAccount)),
+		cmp.Compare(a.Namespace, b.Namespace),
+		cmp.Compare(a.ServiceAccount, b.ServiceAccount),
+	)
+}
+
+// fits reports whether a name fits an association's pattern, in which * stands for any text.
 func fits(pattern, name string) bool {
 	before, after, star := strings.Cut(pattern, "*")
 	if !star {
@@ -179,7 +220,7 @@ func fits(pattern, name string) bool {
 	return false
 }
 
-func (r *runConfig) findRole(ctx context.Context, cfg aws.Config) error {
+func (r *roleChoice) findRole(ctx context.Context, cfg aws.Config) error {
 	if r.roleARN != "" {
 		return nil
 	}
