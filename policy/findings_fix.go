@@ -68,14 +68,6 @@ func (a *analysis) appendString(n *node, text string) []edit {
 	}
 }
 
-// removeElement removes an element from a list of several, with the comma behind it or before it.
-func removeElement(list *node, i int) []edit {
-	if i+1 < len(list.elements) {
-		return []edit{{list.elements[i].start.offset, list.elements[i+1].start.offset, ""}}
-	}
-	return []edit{{list.elements[i-1].end.offset, list.elements[i].end.offset, ""}}
-}
-
 // removeMember removes a member from an object of several.
 func removeMember(object *node, name *node) []edit {
 	i := 0

@@ -122,7 +122,7 @@ func s3Levels(r *resourceText) (bucket, object bool) {
 const maxCoverSteps = 1 << 22
 
 // covered looks for statements that another one covers, in a document that New takes: of one that is not understood in full
-// nobody can tell.
+// nobody can tell. It corrects nothing, since the wider statement may be the mistake.
 func (a *analysis) covered() {
 	s := search{analysis: a, steps: maxCoverSteps}
 	for i := range a.clauses {
@@ -139,11 +139,7 @@ func (a *analysis) covered() {
 			if d.deny != c.deny || j > i && s.covers(c, d) {
 				continue // of two that are the same, the later one is reported
 			}
-			var edits []edit
-			if list := a.root.member("Statement"); len(list.elements) > 1 {
-				edits = removeElement(list, c.index)
-			}
-			a.report(c, "covered-statement", c.node.start, c.node.end, edits, "statement %d%s covers it", d.index, named(d))
+			a.reportAt(c, "covered-statement", c.node, "statement %d%s covers it", d.index, named(d))
 			break
 		}
 	}

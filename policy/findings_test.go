@@ -388,7 +388,8 @@ func TestLongTextsAreCut(t *testing.T) {
 // A document with many faults has a bounded number of corrected copies.
 func TestFixesAreBounded(t *testing.T) {
 	t.Parallel()
-	doc := manyStatements(func(int) string { return allow("s3:*", "*") })
+	doc := manyStatements(func(int) string { return allow("s3:*", "arn:aws:s3:::${aws:username}") })
+	doc = strings.Replace(doc, "2012-10-17", "2008-10-17", 1)
 	size, findings := 0, policy.Findings([]byte(doc), policy.Identity)
 	for _, f := range findings {
 		size += len(f.Fixed)

@@ -20,7 +20,7 @@ func Rules() []Rule {
 		{"contradiction", Medium, "The conditions contradict each other",
 			"All conditions of a statement must hold at once, so this one never applies to any request."},
 		{"covered-statement", Low, "A statement that another one covers",
-			"Whatever it applies to, a statement of the same effect applies to as well; it can go without changing anything."},
+			"Whatever it applies to, a statement of the same effect applies to as well; one of the two is not what was meant."},
 		{"denied-allow", Medium, "An Allow that a Deny covers",
 			"A Deny always wins, so the statement can never grant anything."},
 		{"deny-not-principal", Medium, "Deny with NotPrincipal",
