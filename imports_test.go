@@ -14,15 +14,15 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/sigv4", "internal/credcache", "internal/podspec", "internal/daemon", "internal/localca"},
+	{"arn", "internal/audit", "internal/sigv4", "internal/credcache", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
 	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/oidc"},
 	{"internal/awsapi"},
 	{"internal/iam", "internal/eks"},
 	{"internal/sts"},
 	{"internal/eksauth"},
-	{"internal/gateway", "internal/agent", "internal/intercept"},
+	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook"},
 	{"internal/controlplane"},
-	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "test"},
+	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "cmd/lanyard-webhook", "test", "test/soak"},
 }
 
 // rooms says which packages a module outside may be imported by, directly or through others.
@@ -35,7 +35,7 @@ var rooms = []struct {
 	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "cmd/", "test"}, true},
 	{"net/http", []string{
 		"internal/idtoken", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/gateway", "internal/agent", "internal/intercept",
-		"internal/daemon", "internal/controlplane", "cmd/", "test",
+		"internal/webhook", "internal/daemon", "internal/controlplane", "cmd/", "test",
 	}, true},
 	{"github.com/aws/", []string{"cmd/", "test"}, true},
 }

@@ -8,6 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -16,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lanyard-id/lanyard/internal/agent"
+	"github.com/lanyard-id/lanyard/arn"
 )
 
 const usage = `usage: lanyard-agent COMMAND [FLAGS]
@@ -58,8 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return serve(ctx, c, stdout)
 	case "initialize":
-		return errors.New("initialize is not there yet: add " + agent.LinkLocalIPv4 + "/32 and " + agent.LinkLocalIPv6 +
-			`/128 to an interface of the node, such as with "ip address add ` + agent.LinkLocalIPv4 + `/32 dev lo"`)
+		return initialize(args[1:], stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, version())
 		return nil
@@ -91,6 +92,16 @@ type serverConfig struct {
 	rotateCredentials bool
 	endpoint          string
 	verbosity         string
+
+	// What AWS's agent does not have.
+	timeout           time.Duration // of a call to EKS Auth
+	fetchesPerSecond  int
+	fetchesPerPod     int
+	roleARN           string // with tokenFile, or both empty
+	tokenFile         string
+	jwksURL, jwksFile string // at most one of them
+	jwksCA, jwksToken string // files, with jwksURL
+	profile           bool
 }
 
 func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
@@ -127,6 +138,16 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	flags.IntVar(&c.perSecond, "max-service-qps", 3, "`number` of renewals in a second")
 	flags.BoolVar(&c.rotateCredentials, "rotate-credentials", false, "read the agent's own credentials anew every minute")
 	flags.StringVar(&c.endpoint, "endpoint", "", "`URL` of EKS Auth (default AWS's in the region)")
+	flags.DurationVar(&c.timeout, "service-timeout", time.Second, "`time` that a call to EKS Auth may take")
+	flags.IntVar(&c.fetchesPerSecond, "max-fetch-qps", 500, "`number` of calls to EKS Auth in a second for pods that wait; more wait longer")
+	flags.IntVar(&c.fetchesPerPod, "max-fetches-per-pod", 64, "`number` of calls to EKS Auth for one pod at a time; more wait longer")
+	flags.StringVar(&c.roleARN, "role-arn", "", "`ARN` of the agent's own role (default: whatever credentials the AWS SDK finds)")
+	flags.StringVar(&c.tokenFile, "web-identity-token-file", "", "`file` with a token of the agent's own service account, for --role-arn")
+	flags.StringVar(&c.jwksURL, "jwks-url", "", "`URL` of the cluster's public keys, to verify tokens with, so that a rotated token is known")
+	flags.StringVar(&c.jwksFile, "jwks-file", "", "`file` with the cluster's public keys, instead of --jwks-url")
+	flags.StringVar(&c.jwksCA, "jwks-ca-file", "", "`file` with the CA of --jwks-url (default the system's)")
+	flags.StringVar(&c.jwksToken, "jwks-token-file", "", "`file` with a bearer token for --jwks-url")
+	flags.BoolVar(&c.profile, "pprof", false, "serve profiles under /debug/pprof/ on the port for probes")
 	for _, name := range []string{"v", "verbosity"} {
 		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
 	}
@@ -136,18 +157,49 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 		}
 		return nil, errUsage
 	}
-	switch {
-	case flags.NArg() > 0:
+	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case c.cluster == "":
-		return nil, errors.New("--cluster-name is required")
-	case c.cacheSize < 0 || c.retain < 0:
-		return nil, errors.New("--max-cache-size and --max-credential-retention-before-renewal must not be negative")
-	case c.perSecond <= 0:
-		return nil, errors.New("--max-service-qps must be positive")
-	case c.retain > 0 && float64(c.perSecond)*c.retain.Seconds() < float64(c.cacheSize)/2:
-		return nil, fmt.Errorf("%d renewals a second cannot keep %d credentials fresh for %s: raise --max-service-qps or lower --max-cache-size",
-			c.perSecond, c.cacheSize, c.retain)
 	}
-	return c, nil
+	return c, c.check()
+}
+
+// check returns what cannot work.
+func (c *serverConfig) check() error {
+	switch {
+	case c.cluster == "":
+		return errors.New("--cluster-name is required")
+	case c.cacheSize < 0 || c.retain < 0:
+		return errors.New("--max-cache-size and --max-credential-retention-before-renewal must not be negative")
+	case c.perSecond <= 0 || c.fetchesPerSecond <= 0 || c.fetchesPerPod <= 0 || c.timeout <= 0:
+		return errors.New("--max-service-qps, --max-fetch-qps, --max-fetches-per-pod and --service-timeout must be positive")
+	case c.retain > 0 && float64(c.perSecond)*c.retain.Seconds() < float64(c.cacheSize)/2:
+		return fmt.Errorf("%d renewals a second cannot keep %d credentials fresh for %s: raise --max-service-qps or lower --max-cache-size",
+			c.perSecond, c.cacheSize, c.retain)
+	case (c.roleARN == "") != (c.tokenFile == ""):
+		return errors.New("--role-arn and --web-identity-token-file belong together")
+	case c.roleARN != "" && c.rotateCredentials:
+		return errors.New("--rotate-credentials is for credentials that the AWS SDK finds: not with --role-arn")
+	case c.jwksURL != "" && c.jwksFile != "":
+		return errors.New("give --jwks-url or --jwks-file, not both")
+	case c.jwksURL == "" && (c.jwksCA != "" || c.jwksToken != ""):
+		return errors.New("--jwks-ca-file and --jwks-token-file belong to --jwks-url")
+	}
+	if c.roleARN != "" {
+		if _, err := arn.Parse(c.roleARN); err != nil {
+			return fmt.Errorf("--role-arn: %w", err)
+		}
+	}
+	if c.jwksURL != "" && !trustworthy(c.jwksURL) {
+		return errors.New("--jwks-url is not an https URL") // who can change the keys can be any pod
+	}
+	return nil
+}
+
+// trustworthy reports whether a URL is one whose answers nobody can change on the way: https, or http on this host.
+func trustworthy(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.User != nil {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && net.ParseIP(u.Hostname()).IsLoopback()
 }

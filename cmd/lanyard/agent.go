@@ -54,12 +54,13 @@ func startAgent(ctx context.Context, log *slog.Logger, cfg aws.Config, cluster s
 	if err != nil {
 		return "", err
 	}
-	cache := agent.NewCache(client.AssumeRoleForPodIdentity, agentRetention, agentTokens, agentRenewals, metrics)
-	go cache.Run(ctx)
 	const host = "127.0.0.1"
-	s := &daemon.Server{Name: "agent", Address: host + ":0", Handler: agent.NewHandler(agent.Config{
-		ClusterName: cluster, Hosts: []string{host}, Fetch: cache.Get, Metrics: metrics, Log: log,
-	})}
+	a := agent.New(agent.Config{
+		ClusterName: cluster, Hosts: []string{host}, Fetch: client.AssumeRoleForPodIdentity,
+		Retain: agentRetention, MaxEntries: agentTokens, RefreshesPerSecond: agentRenewals, Metrics: metrics, Log: log,
+	})
+	go a.Run(ctx)
+	s := &daemon.Server{Name: "agent", Address: host + ":0", Handler: a}
 	if err := serve(ctx, log, s); err != nil {
 		return "", err
 	}

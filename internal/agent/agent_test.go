@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lanyard-id/lanyard/internal/agent"
-	"github.com/lanyard-id/lanyard/internal/credcache"
 )
 
 // token makes a token that looks like a service account's; nobody here verifies its signature.
@@ -29,11 +27,11 @@ func token(notBefore, expires time.Time) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"k"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".AAAA"
 }
 
-func liveToken() string { return token(time.Now().Add(-time.Minute), time.Now().Add(time.Hour)) }
+func liveToken() string { return token(time.Now().Add(-time.Minute), time.Now().Add(24*time.Hour)) }
 
 var someCredentials = agent.Credentials{
 	AccessKeyID: "ASIAEXAMPLE", SecretAccessKey: "secret", SessionToken: "session", AccountID: "111122223333",
-	Expires: time.Date(2030, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600)),
+	Expires: time.Date(2130, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600)),
 }
 
 type fetchFunc = func(context.Context, string) (agent.Credentials, error)
@@ -42,8 +40,8 @@ func give(c agent.Credentials, err error) fetchFunc {
 	return func(context.Context, string) (agent.Credentials, error) { return c, err }
 }
 
-// newHandler makes a handler whose log goes to the test, and the registry of its metrics.
-func newHandler(t *testing.T, c agent.Config) (http.Handler, *prometheus.Registry) {
+// newAgent makes an agent that keeps a hundred pods' credentials and whose log goes to the test, and the registry of its metrics.
+func newAgent(t testing.TB, c agent.Config) (*agent.Agent, *prometheus.Registry) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
 	metrics, err := agent.NewMetrics(registry)
@@ -51,13 +49,16 @@ func newHandler(t *testing.T, c agent.Config) (http.Handler, *prometheus.Registr
 		t.Fatal(err)
 	}
 	c.ClusterName, c.Metrics = "demo", metrics
+	if c.Retain == 0 {
+		c.Retain, c.MaxEntries = 3*time.Hour, 100
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
-	return agent.NewHandler(c), registry
+	return agent.New(c), registry
 }
 
-func get(t *testing.T, h http.Handler, method, host, path, authorization string) (status int, contentType, body string) {
+func get(t testing.TB, h http.Handler, method, host, path, authorization string) (status int, contentType, body string) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, "http://"+agent.LinkLocalIPv4+path, nil)
 	r.Host = host
@@ -72,7 +73,7 @@ func get(t *testing.T, h http.Handler, method, host, path, authorization string)
 func TestCredentials(t *testing.T) {
 	want := liveToken()
 	for _, method := range []string{"GET", "POST"} { // AWS's agent minds no method
-		h, _ := newHandler(t, agent.Config{Fetch: func(_ context.Context, got string) (agent.Credentials, error) {
+		h, _ := newAgent(t, agent.Config{Fetch: func(_ context.Context, got string) (agent.Credentials, error) {
 			if got != want {
 				t.Errorf("fetched for %q, want %q", got, want)
 			}
@@ -82,7 +83,7 @@ func TestCredentials(t *testing.T) {
 		if status != 200 || contentType != "application/json" {
 			t.Errorf("%s: %d, %s", method, status, contentType)
 		}
-		const wantBody = `{"AccessKeyId":"ASIAEXAMPLE","SecretAccessKey":"secret","Token":"session","AccountId":"111122223333","Expiration":"2030-01-02T02:04:05Z"}`
+		const wantBody = `{"AccessKeyId":"ASIAEXAMPLE","SecretAccessKey":"secret","Token":"session","AccountId":"111122223333","Expiration":"2130-01-02T02:04:05Z"}`
 		if diff := cmp.Diff(wantBody, body); diff != "" {
 			t.Errorf("body (-want +got):\n%s", diff)
 		}
@@ -111,7 +112,7 @@ func TestHosts(t *testing.T) {
 		{"127.0.0.1", []string{}, "127.0.0.1"},
 	}
 	for _, tt := range tests {
-		h, _ := newHandler(t, agent.Config{Hosts: tt.allowed, Fetch: give(someCredentials, nil)})
+		h, _ := newAgent(t, agent.Config{Hosts: tt.allowed, Fetch: give(someCredentials, nil)})
 		status, contentType, body := get(t, h, "GET", tt.host, "/v1/credentials", liveToken())
 		if tt.refused == "" && tt.host != "" {
 			if status != 200 {
@@ -132,7 +133,7 @@ func TestHosts(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	now := time.Now()
-	h, _ := newHandler(t, agent.Config{Fetch: give(someCredentials, nil)})
+	h, _ := newAgent(t, agent.Config{Fetch: give(someCredentials, nil)})
 	tests := []struct {
 		name, token string
 		status      int
@@ -177,7 +178,7 @@ func TestErrorsOfFetch(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h, _ := newHandler(t, agent.Config{Fetch: give(agent.Credentials{}, tt.err)})
+			h, _ := newAgent(t, agent.Config{Fetch: give(agent.Credentials{}, tt.err)})
 			if status, _, body := get(t, h, "GET", agent.LinkLocalIPv4, "/v1/credentials", liveToken()); status != tt.status || body != tt.text {
 				t.Errorf("got %d %q, want %d %q", status, body, tt.status, tt.text)
 			}
@@ -186,7 +187,7 @@ func TestErrorsOfFetch(t *testing.T) {
 }
 
 func TestOtherPaths(t *testing.T) {
-	h, _ := newHandler(t, agent.Config{Fetch: give(someCredentials, nil)})
+	h, _ := newAgent(t, agent.Config{Fetch: give(someCredentials, nil)})
 	for _, path := range []string{"/", "/v1", "/v1/credentials/", "/v1/credentials/x", "/metrics", "/healthz"} {
 		if status, _, body := get(t, h, "GET", agent.LinkLocalIPv4, path, liveToken()); status != 404 {
 			t.Errorf("%s: %d %s", path, status, body)
@@ -194,53 +195,29 @@ func TestOtherPaths(t *testing.T) {
 	}
 }
 
-func TestRateLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h, _ := newHandler(t, agent.Config{Fetch: give(someCredentials, nil)})
-		live := liveToken()
-		answered := func(n int) (ok int) {
-			for range n {
-				switch status, _, body := get(t, h, "GET", agent.LinkLocalIPv4, "/v1/credentials", live); {
-				case status == 200:
-					ok++
-				case status != 429 || body != "Too Many Requests\n":
-					t.Fatalf("%d %q", status, body)
-				}
-			}
-			return ok
-		}
-		if got := answered(700); got != 500 {
-			t.Errorf("%d of 700 requests at once are answered, want 500", got)
-		}
-		<-time.After(100 * time.Millisecond)
-		if got := answered(300); got != 100 {
-			t.Errorf("%d are answered 100 ms later, want 100", got)
-		}
-	})
-}
-
 func TestMetrics(t *testing.T) {
-	h, registry := newHandler(t, agent.Config{Fetch: give(someCredentials, nil)})
-	get(t, h, "GET", agent.LinkLocalIPv4, "/v1/credentials", liveToken())
-	get(t, h, "GET", agent.LinkLocalIPv4, "/v1/credentials", "")
-	get(t, h, "GET", "other", "/v1/credentials", "")
-	get(t, h, "GET", "other", "/v1/credentials", "")
-
-	metrics, err := agent.NewMetrics(prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, registry := newAgent(t, agent.Config{Fetch: give(someCredentials, nil)})
+	get(t, a, "GET", agent.LinkLocalIPv4, "/v1/credentials", liveToken())
+	get(t, a, "GET", agent.LinkLocalIPv4, "/v1/credentials", "")
+	get(t, a, "GET", "other", "/v1/credentials", "")
+	get(t, a, "GET", "other", "/v1/credentials", "")
 	if _, err := agent.NewMetrics(registry); err == nil {
 		t.Error("the same metrics are registered twice")
 	}
-	metrics.Observe(credcache.Event{}) // an unknown event counts nowhere
-	want := map[string]float64{"pod_identity_http_response 200": 1, "pod_identity_http_response 400": 1, "pod_identity_http_response 403": 2}
-	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
+	got := gather(t, registry)
+	delete(got, "lanyard_agent_cache_bytes")
+	want := map[string]float64{
+		"pod_identity_http_response 200": 1, "pod_identity_http_response 400": 1, "pod_identity_http_response 403": 2,
+		"pod_identity_cache_state miss": 1, "lanyard_agent_upstream_calls_total OK": 1, "lanyard_agent_cache_entries": 1,
+		"lanyard_agent_request_duration_seconds miss": 1, "lanyard_agent_request_duration_seconds refused": 3,
+		"lanyard_agent_upstream_duration_seconds": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// gather reads all counters: their name and labels' values.
+// gather reads all metrics but those that are zero: their name and labels' values. Of histograms it is the count.
 func gather(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
@@ -254,69 +231,87 @@ func gather(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 			for _, label := range m.GetLabel() {
 				name += " " + label.GetValue()
 			}
-			got[name] = m.GetCounter().GetValue()
+			if value := m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount()); value != 0 {
+				got[name] = value
+			}
 		}
 	}
 	return got
 }
 
-func TestCacheAndItsMetrics(t *testing.T) {
+func TestMetricsOfTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		registry := prometheus.NewRegistry()
-		metrics, err := agent.NewMetrics(registry)
-		if err != nil {
-			t.Fatal(err)
-		}
 		failures := map[string]error{
 			"gone":    &agent.APIError{Code: "ResourceNotFoundException"},
 			"strange": &agent.APIError{Code: "HTTPInventedByAProxy"},
 			"down":    errors.New("no route"),
+			"slow":    context.DeadlineExceeded,
 		}
 		var failing atomic.Bool
-		cache := agent.NewCache(func(_ context.Context, token string) (agent.Credentials, error) {
-			if err := failures[token]; failing.Load() && err != nil {
+		a, registry := newAgent(t, agent.Config{Retain: 3 * time.Hour, MaxEntries: 4, Fetch: func(_ context.Context, token string) (agent.Credentials, error) {
+			if err := failures[named(token)]; failing.Load() && err != nil {
 				return agent.Credentials{}, err
 			}
-			return agent.Credentials{AccessKeyID: token, Expires: time.Now().Add(6 * time.Hour)}, nil
-		}, 3*time.Hour, 3, 3, metrics)
+			return agent.Credentials{AccessKeyID: named(token), Expires: time.Now().Add(6 * time.Hour)}, nil
+		}})
 		ctx, stop := context.WithCancel(t.Context())
-		go cache.Run(ctx)
-		for _, token := range []string{"old", "gone", "strange", "down", "down"} {
-			if got, err := cache.Get(ctx, token); err != nil || got.AccessKeyID != token {
-				t.Fatalf("%s: %v, %v", token, got, err)
+		go a.Run(ctx)
+		for _, name := range []string{"old", "gone", "strange", "down", "slow", "slow"} {
+			status, _, body := get(t, a, "GET", agent.LinkLocalIPv4, "/v1/credentials", namedToken(name))
+			if status != 200 || !strings.Contains(body, name) {
+				t.Fatalf("%s: %d %s", name, status, body)
 			}
 		}
-		synctest.Wait()
 		failing.Store(true)
-		<-time.After(3*time.Hour + 30*time.Second)
-		synctest.Wait()
+		<-time.After(3*time.Hour + 10*time.Second)
 		stop()
-		want := map[string]float64{
-			"pod_identity_cache_state hit": 1, "pod_identity_cache_state miss": 4, "pod_identity_cache_state evicted": 1,
-			"pod_identity_cache_errors ResourceNotFoundException NonRecoverable": 1,
-			"pod_identity_cache_errors other Recoverable":                        1,
-			"pod_identity_cache_errors  Recoverable":                             1,
-		}
-		if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
 		synctest.Wait()
+		got := gather(t, registry)
+		for name, want := range map[string]float64{
+			"pod_identity_cache_state hit": 1, "pod_identity_cache_state miss": 5, "pod_identity_cache_state evicted": 1,
+			"pod_identity_cache_errors ResourceNotFoundException NonRecoverable": 1,
+			"lanyard_agent_upstream_calls_total OK":                              5,
+			"lanyard_agent_upstream_calls_total ResourceNotFoundException":       1,
+			"lanyard_agent_cache_entries":                                        3,
+		} {
+			if got[name] != want {
+				t.Errorf("%s is %v, want %v", name, got[name], want)
+			}
+		}
+		for _, name := range []string{
+			"pod_identity_cache_errors other Recoverable", "pod_identity_cache_errors  Recoverable", "lanyard_agent_upstream_calls_total other",
+			"lanyard_agent_upstream_calls_total Timeout", "lanyard_agent_upstream_calls_total Unreachable", "lanyard_agent_refresh_lag_seconds",
+		} {
+			if got[name] == 0 {
+				t.Errorf("%s is zero", name)
+			}
+		}
 	})
 }
 
-func TestNoRetentionMeansNoCache(t *testing.T) {
-	metrics, err := agent.NewMetrics(prometheus.NewRegistry())
+// namedToken is a token of a name, which named reads.
+func namedToken(name string) string {
+	return liveToken() + base64.RawURLEncoding.EncodeToString([]byte(name))
+}
+
+func named(token string) string {
+	_, text, _ := strings.Cut(token, ".AAAA")
+	name, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
+	return string(name)
+}
+
+func TestNoRetentionMeansNoCache(t *testing.T) {
 	calls := 0
-	cache := agent.NewCache(func(context.Context, string) (agent.Credentials, error) {
+	a, _ := newAgent(t, agent.Config{Retain: -1, MaxEntries: 100, Fetch: func(context.Context, string) (agent.Credentials, error) {
 		calls++
-		return agent.Credentials{Expires: time.Now().Add(time.Hour)}, nil
-	}, 0, 100, 3, metrics)
+		return someCredentials, nil
+	}})
 	for range 3 {
-		if _, err := cache.Get(t.Context(), "a"); err != nil {
-			t.Fatal(err)
+		if status, _, body := get(t, a, "GET", agent.LinkLocalIPv4, "/v1/credentials", liveToken()); status != 200 {
+			t.Fatal(status, body)
 		}
 	}
 	if calls != 3 {
@@ -326,7 +321,7 @@ func TestNoRetentionMeansNoCache(t *testing.T) {
 
 func TestLogTellsNoSecrets(t *testing.T) {
 	var text strings.Builder
-	h, _ := newHandler(t, agent.Config{Fetch: give(someCredentials, nil), Log: slog.New(slog.NewJSONHandler(&text, nil))})
+	h, _ := newAgent(t, agent.Config{Fetch: give(someCredentials, nil), Log: slog.New(slog.NewJSONHandler(&text, nil))})
 	live := liveToken()
 	get(t, h, "GET", agent.LinkLocalIPv4, "/v1/credentials", live)
 	fmt.Fprintf(&text, "%v %+v %#v", someCredentials, someCredentials, someCredentials)
@@ -343,46 +338,4 @@ func TestLogTellsNoSecrets(t *testing.T) {
 	if line["cluster-name"] != "demo" || line["status"] != 200.0 || line["client-addr"] == nil {
 		t.Errorf("logged %v", line)
 	}
-}
-
-func TestProbes(t *testing.T) {
-	serve := func(status int) string {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }))
-		t.Cleanup(s.Close)
-		return s.Listener.Addr().String()
-	}
-	h, _ := newHandler(t, agent.Config{Fetch: give(someCredentials, nil)})
-	real := httptest.NewServer(h)
-	t.Cleanup(real.Close)
-	closed := httptest.NewServer(nil)
-	closed.Close()
-	good, bad := real.Listener.Addr().String(), closed.Listener.Addr().String()
-	tests := []struct {
-		name      string
-		addresses []string
-		status    int
-		text      string
-	}{
-		{"all answer", []string{good, good}, 200, ""},
-		{"one is closed", []string{good, bad}, 500, "Internal Server Error occurred"},
-		{"one is something else", []string{serve(200), good}, 500, "Internal Server Error occurred"},
-	}
-	for _, tt := range tests {
-		for _, path := range []string{"/healthz", "/readyz"} {
-			probes := agent.NewProbes(tt.addresses, slog.New(slog.NewTextHandler(t.Output(), nil)))
-			if status, _, body := get(t, probes, "GET", "localhost:2703", path, ""); status != tt.status || body != tt.text {
-				t.Errorf("%s, %s: got %d %q, want %d %q", tt.name, path, status, body, tt.status, tt.text)
-			}
-		}
-	}
-	t.Run("takes too long", func(t *testing.T) {
-		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
-		defer cancel()
-		w := httptest.NewRecorder()
-		probes := agent.NewProbes([]string{good}, slog.New(slog.NewTextHandler(t.Output(), nil)))
-		probes.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/readyz", nil))
-		if body, err := io.ReadAll(w.Body); w.Code != 408 || len(body) != 0 || err != nil {
-			t.Errorf("got %d %q, %v", w.Code, body, err)
-		}
-	})
 }

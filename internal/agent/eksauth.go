@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +25,8 @@ import (
 const (
 	// maxAnswer bounds what is read of EKS Auth's answers, in bytes.
 	maxAnswer = 1 << 20
+	// maxCalls is how many calls are under way at a time, and connections kept.
+	maxCalls = 128
 	// latestExpiration is the end of the year 9999 in seconds since 1970: RFC 3339 cannot write later times.
 	latestExpiration = 253402300799
 )
@@ -39,7 +42,7 @@ type ClientConfig struct {
 	// Transport is used as it is; nil means a new one that takes at most 500 ms to connect and goes by the proxy
 	// variables of the environment.
 	Transport http.RoundTripper
-	Timeout   time.Duration    // of a call; one second when zero
+	Timeout   time.Duration    // of a call; one second when zero. Up to 128 are under way at a time; others wait before it
 	Now       func() time.Time // time.Now when nil
 	Log       *slog.Logger     // required
 }
@@ -51,6 +54,7 @@ type Client struct {
 	cluster     string
 	credentials func(ctx context.Context) (sigv4.Credentials, error)
 	http        *http.Client
+	places      chan struct{} // one is in it for each call under way
 	now         func() time.Time
 	log         *slog.Logger
 }
@@ -61,8 +65,8 @@ func NewTransport() *http.Transport {
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 500 * time.Millisecond}).DialContext,
 		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   maxCalls,
+		IdleConnTimeout:       20 * time.Second, // most calls come in bursts
 		TLSHandshakeTimeout:   time.Second,
 		ExpectContinueTimeout: time.Second,
 	}
@@ -98,8 +102,9 @@ func NewClient(c ClientConfig) (*Client, error) {
 			Transport: c.Transport, Timeout: c.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		now: c.Now,
-		log: c.Log,
+		places: make(chan struct{}, maxCalls),
+		now:    c.Now,
+		log:    c.Log,
 	}, nil
 }
 
@@ -109,6 +114,8 @@ type APIError struct {
 	Code      string // such as AccessDeniedException
 	Message   string
 	RequestID string
+	// RetryAfter is how long EKS Auth, or what is before it, asks to wait until the next call; zero if it does not say.
+	RetryAfter time.Duration
 }
 
 // Error is the text that AWS's agent passes on to the pod.
@@ -170,6 +177,12 @@ func (c *Client) call(ctx context.Context, token string) (*assumed, string, erro
 		return nil, "", err
 	}
 	r.Header.Set("Content-Type", "application/json")
+	select {
+	case c.places <- struct{}{}:
+		defer func() { <-c.places }()
+	case <-ctx.Done():
+		return nil, "", fmt.Errorf("wait for other calls: %w", ctx.Err())
+	}
 	own, err := c.credentials(ctx)
 	if err != nil {
 		return nil, "", fmt.Errorf("get the agent's own credentials: %w", err)
@@ -189,7 +202,7 @@ func (c *Client) call(ctx context.Context, token string) (*assumed, string, erro
 		return nil, "", fmt.Errorf("read response: %w", err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, "", readError(response, requestID, answer)
+		return nil, "", readError(response, requestID, answer, c.now())
 	}
 	var out assumed
 	if err := json.Unmarshal(answer, &out); err != nil {
@@ -200,7 +213,7 @@ func (c *Client) call(ctx context.Context, token string) (*assumed, string, erro
 
 // readError reads an error of the REST-JSON protocol as the SDKs do: the code is in a header or in the body, with
 // decoration around its name.
-func readError(response *http.Response, requestID string, body []byte) *APIError {
+func readError(response *http.Response, requestID string, body []byte, now time.Time) *APIError {
 	var fields struct {
 		Type    string `json:"__type"`
 		Code    string `json:"code"`
@@ -225,7 +238,21 @@ func readError(response *http.Response, requestID string, body []byte) *APIError
 	if message == "" {
 		message = code
 	}
-	return &APIError{Status: errorStatus(response.StatusCode), Code: code, Message: message, RequestID: requestID}
+	return &APIError{
+		Status: errorStatus(response.StatusCode), Code: code, Message: message, RequestID: requestID,
+		RetryAfter: retryAfter(response.Header.Get("Retry-After"), now),
+	}
+}
+
+// retryAfter reads a Retry-After header (RFC 9110, section 10.2.3): seconds, or a date. One that makes no sense is none.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil && at.After(now) {
+		return at.Sub(now)
+	}
+	return 0
 }
 
 // errorStatus is the status for the pod: one that is no error, such as a redirect, must not reach it as it is.
