@@ -2,11 +2,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log"
 	"os"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -18,6 +21,10 @@ func main() {
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		log.Fatal(err)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "identities" {
+		identities(ctx, cfg)
+		return
 	}
 	var out struct {
 		ARN     string   `json:"arn"`
@@ -40,6 +47,22 @@ func main() {
 		out.Denied = err.Error()
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// identities prints who it is for each line of input.
+func identities(ctx context.Context, cfg aws.Config) {
+	client := sts.NewFromConfig(cfg)
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		who, err := client.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(*who.Arn)
+	}
+	if err := in.Err(); err != nil {
 		log.Fatal(err)
 	}
 }
