@@ -49,6 +49,9 @@ sts.amazonaws.com, EKS Auth those for pods.eks.amazonaws.com.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeClusters,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if r.Pod == "" {
+				r.Pod = r.ServiceAccount + "-0"
+			}
 			r.Audiences = []string{audience}
 			r.Duration = int64(duration.Seconds())
 			cfg, err := c.aws(cmd.Context())
@@ -68,7 +71,7 @@ sts.amazonaws.com, EKS Auth those for pods.eks.amazonaws.com.`,
 	}
 	cmd.Flags().StringVarP(&r.Namespace, "namespace", "n", "default", "namespace")
 	cmd.Flags().StringVarP(&r.ServiceAccount, "service-account", "s", "", "service account")
-	cmd.Flags().StringVar(&r.Pod, "pod", "", "pod that the token is bound to (default: a made-up one)")
+	cmd.Flags().StringVar(&r.Pod, "pod", "", "pod that the token is bound to (default: the service account's name and -0)")
 	cmd.Flags().StringVar(&audience, "audience", "", "audience")
 	cmd.Flags().DurationVar(&duration, "duration", time.Hour, "how long the token is valid: 10m to 24h")
 	required(cmd, "service-account", "audience")

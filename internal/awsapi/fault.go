@@ -112,6 +112,12 @@ func (s *service) toWire(err error, requestID string) *Error {
 	}
 }
 
+// Fault returns any error as callers of the service see it, with its status: for what answers them without a Handler. What is
+// no *Error becomes one that tells nothing but the request's ID.
+func (m *Model) Fault(err error, requestID string) *Error {
+	return (&service{model: m, protocol: m.protocol}).toWire(err, requestID)
+}
+
 // status is the HTTP status of a code: the model's, or that of the table of common errors; 400 for others.
 func (s *service) status(code string) int {
 	if s.model != nil {

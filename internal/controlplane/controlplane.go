@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/agent"
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/eks"
@@ -53,6 +54,7 @@ type ControlPlane struct {
 	keyring *keyring.Keyring
 	keys    issuerKeys
 	iam     *iam.Service
+	agent   *agent.Agent // for pods that have none on their node
 	handler http.Handler
 }
 
@@ -93,6 +95,10 @@ func New(c Config) (*ControlPlane, error) {
 		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now,
 	})
 	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Audit: c.Audit, Partition: c.Partition, Now: c.Now})
+	direct, err := (&agentless{clusters: clusters, pods: pods, fresh: db.Fresh, now: c.Now}).newAgent(c.Log)
+	if err != nil {
+		return nil, err
+	}
 
 	// What is stale honours nobody, at the gateway as little as elsewhere.
 	credentials := func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error) {
@@ -128,13 +134,16 @@ func New(c Config) (*ControlPlane, error) {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		hurry(w, time.Now().Add(bodyTimeout))
 		// Not a ServeMux: it would redirect paths that it finds unclean, and no signature survives that.
-		if isDocument(r) {
+		switch {
+		case isDocument(r):
 			documents.ServeHTTP(w, r)
-			return
+		case isPodRequest(r):
+			direct.ServeHTTP(w, r)
+		default:
+			api.ServeHTTP(w, r)
 		}
-		api.ServeHTTP(w, r)
 	}
-	return &ControlPlane{config: c, db: db, keyring: ring, keys: keys, iam: users, handler: http.HandlerFunc(handler)}, nil
+	return &ControlPlane{config: c, db: db, keyring: ring, keys: keys, iam: users, agent: direct, handler: http.HandlerFunc(handler)}, nil
 }
 
 // isDocument tells a request for a hosted issuer's document from one for S3. No bucket can be named "id", since S3's names
@@ -168,6 +177,7 @@ func (p *ControlPlane) Start(ctx context.Context, dir Directory) error {
 		return err
 	}
 	p.keys.issuers.Start(ctx)
+	go p.agent.Run(ctx)
 	return p.makeAccount(ctx, dir)
 }
 

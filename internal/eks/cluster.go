@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -83,6 +84,18 @@ func (k *keySet) Keys(ctx context.Context, keyID string) ([]jose.JSONWebKey, err
 	return k.keys.Keys(ctx, keyID)
 }
 
+// ids returns the IDs of the keys, which may be empty, in the set's order; none of no set.
+func (k *keySet) ids() []string {
+	ids := []string{}
+	if k == nil {
+		return ids
+	}
+	for _, key := range k.keys.Set.Keys {
+		ids = append(ids, key.KeyID)
+	}
+	return ids
+}
+
 // MarshalJSON stores the document as text, so that it stays byte for byte what was registered.
 func (k *keySet) MarshalJSON() ([]byte, error) { return json.Marshal(string(k.document)) }
 
@@ -142,6 +155,37 @@ func (s *Service) findCluster(ctx context.Context, account, region, name string)
 	}
 	r, _ := s.clusters.Get(key)
 	return r, nil
+}
+
+// ErrSharedIssuer is an issuer that clusters of several accounts were registered with.
+var ErrSharedIssuer = errors.New("clusters of several accounts have the issuer")
+
+// ClusterOfIssuer finds the cluster, of whatever account, whose tokens the issuer signs; nil without an error means that there
+// is none. Whoever registers a cluster can name any issuer, so one that several accounts name is nobody's: ErrSharedIssuer.
+func (s *Service) ClusterOfIssuer(issuerURL string) (found *Cluster, err error) {
+	for key, r := range s.byIssuer.Get(issuerURL) {
+		if r.Deleting {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%w %s", ErrSharedIssuer, issuerURL)
+		}
+		account, rest, _ := strings.Cut(key, "/")
+		region, name, _ := strings.Cut(rest, "/")
+		found = s.view(account, region, name, r)
+	}
+	return found, nil
+}
+
+// FindClusterOfIssuer is ClusterOfIssuer, but a miss in memory is confirmed against the store before it is believed.
+func (s *Service) FindClusterOfIssuer(ctx context.Context, issuerURL string) (*Cluster, error) {
+	if c, err := s.ClusterOfIssuer(issuerURL); c != nil || err != nil {
+		return c, err
+	}
+	if err := s.db.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("confirm that no cluster has the issuer %s: %w", issuerURL, err)
+	}
+	return s.ClusterOfIssuer(issuerURL)
 }
 
 func (s *Service) view(account, region, name string, r *clusterRecord) *Cluster {

@@ -52,6 +52,7 @@ type Service struct {
 	log             *slog.Logger
 
 	clusters     *kv.Table[clusterRecord]     // by ACCOUNT/REGION/NAME
+	byIssuer     *kv.Index[clusterRecord]     // by the issuer's URL, of all accounts
 	claims       *kv.Table[issuerClaim]       // by ACCOUNT/ISSUER-URL: the one cluster of the account that has it
 	associations *kv.Table[associationRecord] // by ACCOUNT/REGION/CLUSTER/NAMESPACE/SERVICE-ACCOUNT
 	byID         *kv.Index[associationRecord] // by the head of the ID, see idHead
@@ -79,6 +80,7 @@ func New(c Config) *Service {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.byIssuer = kv.NewIndex(s.clusters, func(_ string, r *clusterRecord) []string { return []string{s.issuerURL(r)} })
 	s.byID = kv.NewIndex(s.associations, func(_ string, a *associationRecord) []string { return []string{idHead(a.ID)} })
 	s.patterns = kv.NewIndex(s.associations, func(key string, _ *associationRecord) []string {
 		cluster, who := splitAssociationKey(key)

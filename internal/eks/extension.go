@@ -70,7 +70,7 @@ func (s *Service) registerCluster(ctx context.Context, c *awsapi.Caller, in *reg
 		return nil, invalidParameter("Keys can be registered only together with the issuer that they are of.")
 	}
 	if in.Issuer != "" {
-		if err := s.checkIssuer(in.Issuer); err != nil {
+		if err := s.checkIssuer(in.Issuer, in.Jwks != ""); err != nil {
 			return nil, err
 		}
 	}
@@ -99,13 +99,14 @@ func (s *Service) registerCluster(ctx context.Context, c *awsapi.Caller, in *reg
 	}}, nil
 }
 
-// checkIssuer holds an issuer's URL to the rules of OpenID Connect Discovery, section 2. An issuer that is hosted here has
-// its keys here: nobody may bring others for it.
-func (s *Service) checkIssuer(text string) error {
+// checkIssuer holds an issuer's URL to the rules of OpenID Connect Discovery, section 2. An issuer whose keys are registered with it
+// is a name that tokens bear, which nobody is asked at: some API servers have one with http. An issuer that is hosted here has its
+// keys here: nobody may bring others for it.
+func (s *Service) checkIssuer(text string, withKeys bool) error {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Scheme != "https" || u.Hostname() == "":
-		return invalidParameter("The issuer must be an https URL.")
+	case err != nil || u.Scheme != "https" && !(withKeys && u.Scheme == "http") || u.Hostname() == "":
+		return invalidParameter("The issuer must be an https URL, or an http URL with its keys.")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(text, "#"):
 		return invalidParameter("The issuer's URL must have no user, query or fragment.")
 	case u.String() != text || u.Host != strings.ToLower(u.Host):
@@ -136,7 +137,10 @@ type updateClusterKeysIn struct {
 	Jwks string
 }
 
-type updateClusterKeysOut struct{ KeyIds []string }
+type updateClusterKeysOut struct {
+	KeyIds         []string
+	PreviousKeyIds []string // those that were replaced, in their order; none if the keys were fetched from the issuer so far
+}
 
 // updateClusterKeys replaces the registered keys of a cluster with an issuer of its own, as the cluster rotates them.
 func (s *Service) updateClusterKeys(ctx context.Context, c *awsapi.Caller, in *updateClusterKeysIn) (*updateClusterKeysOut, error) {
@@ -150,8 +154,12 @@ func (s *Service) updateClusterKeys(ctx context.Context, c *awsapi.Caller, in *u
 		return nil, noSuchCluster(in.Name)
 	}
 	key := clusterKey(c.Account, c.Region, in.Name)
+	var previous *keySet
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
 		r, ok := s.clusters.Read(tx, key)
+		if ok {
+			previous = r.Keys
+		}
 		switch {
 		case !ok || r.Deleting:
 			return noSuchCluster(in.Name)
@@ -168,11 +176,7 @@ func (s *Service) updateClusterKeys(ctx context.Context, c *awsapi.Caller, in *u
 	if err != nil {
 		return nil, err
 	}
-	out := &updateClusterKeysOut{KeyIds: []string{}}
-	for _, k := range keys.keys.Set.Keys {
-		out.KeyIds = append(out.KeyIds, k.KeyID)
-	}
-	return out, nil
+	return &updateClusterKeysOut{KeyIds: keys.ids(), PreviousKeyIds: previous.ids()}, nil
 }
 
 type createTokenIn struct {

@@ -90,7 +90,7 @@ func TestRegisterClusterWithItsOwnIssuer(t *testing.T) {
 	}
 
 	out := must(r.call(t, "PUT", "/lanyard/clusters/mine/keys", `{"jwks":`+fmt.Sprintf("%q", jwks2)+`}`))(t)
-	if fmt.Sprint(out["keyIds"]) != "[two]" {
+	if fmt.Sprint(out["keyIds"], out["previousKeyIds"]) != "[two] [one]" {
 		t.Errorf("updated: %v", out)
 	}
 	if diff := cmp.Diff([]string{"two"}, keyIDs(r.eks.RegisteredKeys(account, issuer))); diff != "" {
@@ -118,13 +118,30 @@ func TestRegisterClusterWithItsOwnIssuer(t *testing.T) {
 	}
 }
 
+// An issuer that nobody can be asked at is good enough for tokens whose keys are registered.
+func TestRegisterClusterWithAPlainIssuer(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	if _, err := r.call(t, "POST", "/lanyard/clusters", register("mine", "http://kubernetes.example.com", jwks1)); err != nil {
+		t.Fatal(err)
+	}
+	c, ok := r.eks.Cluster(account, region, "mine")
+	if !ok || c.Issuer != "http://kubernetes.example.com" {
+		t.Fatalf("cluster = %+v", c)
+	}
+	if keys := must(r.eks.Keys(c).Keys(t.Context(), "one"))(t); len(keys) != 1 {
+		t.Errorf("keys = %v", keys)
+	}
+}
+
 func TestRegisterClusterRefusals(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t)
 	long := "https://example.com/" + strings.Repeat("a", 236)
 	private := strings.Replace(jwks1, `"kid"`, `"d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI","kid"`, 1)
 	for _, e := range []struct{ name, body string }{
-		{"no https", register("c", "http://example.com", jwks1)},
+		{"no https, and keys to be fetched", register("c", "http://example.com", "")},
+		{"another scheme", register("c", "ftp://example.com", jwks1)},
 		{"a query", register("c", "https://example.com/?a=b", jwks1)},
 		{"an empty query", register("c", "https://example.com/?", jwks1)},
 		{"a fragment", register("c", "https://example.com/#a", jwks1)},
@@ -167,8 +184,12 @@ func TestUpdateClusterKeysRefusals(t *testing.T) {
 	_, err = stranger.call(t, "PUT", "/lanyard/clusters/mine/keys", body)
 	wantRefused(t, err, "AccessDeniedException", "")
 	webhook := r.user(t, "webhook", `{"Effect":"Allow","Action":"lanyard:UpdateClusterKeys","Resource":"arn:aws:eks:us-east-1:111122223333:cluster/mine"}`)
-	if _, err := webhook.call(t, "PUT", "/lanyard/clusters/mine/keys", body); err != nil {
-		t.Error(err)
+	out, err := webhook.call(t, "PUT", "/lanyard/clusters/mine/keys", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(out["keyIds"], out["previousKeyIds"]) != "[one] []" { // the keys were fetched from the issuer so far
+		t.Errorf("updated: %v", out)
 	}
 }
 

@@ -116,13 +116,30 @@ type grant struct {
 	session     *sts.Assumed
 }
 
-func (s *Service) assumeRole(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn) (*assumeRoleOut, error) {
+// Exchange trades a pod's token for credentials, for a part of the control plane that pods ask directly. No permission is
+// asked for: the token tells which pod it is, and the caller that this is the pod's own request. Errors are those of
+// AssumeRoleForPodIdentity.
+func (s *Service) Exchange(ctx context.Context, c *awsapi.Caller, cluster, token string) (*sts.Assumed, error) {
+	g, err := s.exchange(ctx, c, &assumeRoleIn{ClusterName: cluster, Token: token})
+	if err != nil {
+		return nil, err
+	}
+	return g.session, nil
+}
+
+// exchange grants and records.
+func (s *Service) exchange(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn) (*grant, error) {
 	var g grant
 	err := s.grant(ctx, c, in, &g)
 	g.annotate(ctx, in)
 	if recordErr := s.record(ctx, c, in, &g, err); recordErr != nil {
 		return nil, fmt.Errorf("record AssumeRoleForPodIdentity: %w", recordErr)
 	}
+	return &g, err
+}
+
+func (s *Service) assumeRole(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn) (*assumeRoleOut, error) {
+	g, err := s.exchange(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}
@@ -403,6 +420,8 @@ func principalType(k policy.PrincipalKind) string {
 		return "AssumedRole"
 	case policy.Federated:
 		return "FederatedUser"
+	case policy.Service:
+		return "AWSService"
 	}
 	return "Unknown"
 }
