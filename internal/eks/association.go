@@ -539,6 +539,19 @@ func (s *Service) listAssociations(ctx context.Context, c *awsapi.Caller, in *li
 	if err != nil {
 		return nil, err
 	}
+	out := s.pageOfAssociations(c, in, after)
+	if in.Namespace == "" || in.ServiceAccount == "" || after != "" || len(out.Associations) > 0 {
+		return out, nil
+	}
+	// Who asks for one service account, as the webhook does, leaves a pod without credentials if the answer is none.
+	if err := s.db.Sync(ctx); err != nil {
+		return nil, fmt.Errorf("confirm that service account %s has no association: %w", in.ServiceAccount, err)
+	}
+	return s.pageOfAssociations(c, in, after), nil
+}
+
+// pageOfAssociations lists from memory what comes behind a key without the cluster's part.
+func (s *Service) pageOfAssociations(c *awsapi.Caller, in *listAssociationsIn, after string) *listAssociationsOut {
 	all := clusterKey(c.Account, c.Region, in.ClusterName) + "/"
 	prefix := all
 	if in.Namespace != "" {
@@ -568,7 +581,7 @@ func (s *Service) listAssociations(ctx context.Context, c *awsapi.Caller, in *li
 			OwnerArn:       r.detail().Owner,
 		})
 	}
-	return out, nil
+	return out
 }
 
 type updateAssociationIn struct {

@@ -1,6 +1,6 @@
 // Package podspec says what a pod gets so that the SDKs in it find its credentials: which token is projected to where,
 // and which variables are set, in the names and the order of AWS's own webhook (amazon-eks-pod-identity-webhook). It
-// is plain data, for everything that makes a pod or stands in for one.
+// is plain data, for everything that makes a pod or stands in for one, and the patch that makes a pod so.
 package podspec
 
 import "path"
@@ -33,11 +33,14 @@ type Projection struct {
 	Audience  string
 }
 
-// TokenExpiration is how long projected tokens are valid unless an annotation says otherwise, in seconds; MinTokenExpiration is
-// the shortest that Kubernetes makes.
+// TokenExpiration is how long projected tokens are valid unless an annotation says otherwise, in seconds; MinTokenExpiration
+// and MaxTokenExpiration are the least and the most that Kubernetes takes. MaxJitter is the most that is taken off the former
+// for Pod Identity, so that the tokens of pods that came together are not renewed together.
 const (
 	TokenExpiration    = 86400
 	MinTokenExpiration = 600
+	MaxTokenExpiration = 1 << 32
+	MaxJitter          = 7200
 )
 
 // AgentURI is where the agent on each node serves credentials.

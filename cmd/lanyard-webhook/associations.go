@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/eks"
+
+	"github.com/lanyard-id/lanyard/internal/webhook"
+)
+
+// associations returns those of the source that the flags name; nil for none.
+func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log *slog.Logger) (*webhook.Associations, error) {
+	settings := webhook.AssociationsConfig{Every: c.syncPeriod, ListTimeout: listTimeout, FindTimeout: c.lookupTimeout, Metrics: metrics, Log: log}
+	switch {
+	case c.identitiesFile != "":
+		f := identitiesFile(c.identitiesFile)
+		if _, err := f.list(ctx); err != nil {
+			return nil, err
+		}
+		settings.List, settings.Find = f.list, f.find
+	case c.cluster != "":
+		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRetryer(func() aws.Retryer {
+			return retry.NewStandard(func(o *retry.StandardOptions) {
+				o.MaxAttempts, o.MaxBackoff = 2, 100*time.Millisecond // pods wait
+			})
+		}))
+		if err != nil {
+			return nil, fmt.Errorf("load AWS configuration: %w", err)
+		}
+		if cfg.Region == "" {
+			return nil, errors.New("no region: set AWS_REGION")
+		}
+		e := eksAssociations{client: eks.NewFromConfig(cfg), cluster: c.cluster}
+		settings.List, settings.Find = e.list, e.find
+	default:
+		return nil, nil
+	}
+	return webhook.NewAssociations(settings), nil
+}
+
+// eksAssociations asks the EKS API, AWS's or Lanyard's.
+type eksAssociations struct {
+	client  *eks.Client
+	cluster string
+}
+
+func (e eksAssociations) list(ctx context.Context) ([]webhook.Subject, error) {
+	return e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, MaxResults: aws.Int32(100)})
+}
+
+func (e eksAssociations) find(ctx context.Context, who webhook.Subject) (bool, error) {
+	list, err := e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, Namespace: &who.Namespace, ServiceAccount: &who.ServiceAccount})
+	return slices.Contains(list, who), err
+}
+
+func (e eksAssociations) all(ctx context.Context, in *eks.ListPodIdentityAssociationsInput) (list []webhook.Subject, err error) {
+	for pages := eks.NewListPodIdentityAssociationsPaginator(e.client, in); pages.HasMorePages(); {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range page.Associations {
+			list = append(list, webhook.Subject{Namespace: aws.ToString(a.Namespace), ServiceAccount: aws.ToString(a.ServiceAccount)})
+		}
+	}
+	return list, nil
+}
+
+// identitiesFile is a file that names the service accounts which use Pod Identity, as AWS's webhook reads it:
+//
+//	{"identities": [{"namespace": "web", "serviceAccount": "reader"}]}
+type identitiesFile string
+
+// maxIdentities bounds the file, in bytes.
+const maxIdentities = 16 << 20
+
+func (f identitiesFile) list(context.Context) ([]webhook.Subject, error) {
+	info, err := os.Stat(string(f))
+	if err != nil {
+		return nil, fmt.Errorf("read identities: %w", err)
+	}
+	if info.Size() > maxIdentities {
+		return nil, fmt.Errorf("read identities: %s has more than %d bytes", f, maxIdentities)
+	}
+	text, err := os.ReadFile(string(f))
+	if err != nil {
+		return nil, fmt.Errorf("read identities: %w", err)
+	}
+	var file struct{ Identities []webhook.Subject }
+	if err := json.Unmarshal(text, &file); err != nil {
+		return nil, fmt.Errorf("read identities in %s: %w", f, err)
+	}
+	return file.Identities, nil
+}
+
+func (f identitiesFile) find(ctx context.Context, who webhook.Subject) (bool, error) {
+	list, err := f.list(ctx)
+	return slices.Contains(list, who), err
+}

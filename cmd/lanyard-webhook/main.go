@@ -1,0 +1,188 @@
+// Command lanyard-webhook is the admission webhook that gives pods what they need for their credentials: it is AWS's pod
+// identity webhook, with the same flags, for any cluster and for AWS as well as Lanyard.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/podspec"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2) // what is wrong has been printed with the usage
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "lanyard-webhook:", err)
+		os.Exit(1)
+	}
+}
+
+// errUsage is returned after the usage has been printed.
+var errUsage = errors.New("usage")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	if c.version {
+		fmt.Fprintln(stdout, version())
+		return nil
+	}
+	return serve(ctx, c, stdout)
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// config is what the flags say.
+type config struct {
+	version             bool
+	logLevel            string
+	address             string // to listen on
+	port, metricsPort   uint16
+	kubeconfig, kubeAPI string
+	// inCluster makes the certificate; otherwise it is read from files, as cert-manager writes them.
+	inCluster                                  bool
+	tlsCert, tlsKey                            string
+	namespace, service, tlsSecret, webhookName string
+	settings                                   podspec.Settings
+	cluster, identitiesFile                    string // where the associations are: of at most one
+	syncPeriod, lookupTimeout, stopDelay       time.Duration
+	caFiles                                    []string      // whose certificates are published to the pods' namespaces
+	reportPeriod                               time.Duration // 0 reports nothing
+	failClosed                                 bool
+	composeRole                                bool
+	account                                    string
+}
+
+func parse(args []string, stderr io.Writer) (*config, error) {
+	c := &config{port: 443, metricsPort: 9999}
+	flags := flag.NewFlagSet("lanyard-webhook", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	port := func(into *uint16, name, what string) {
+		flags.Func(name, fmt.Sprintf("%s (default %d)", what, *into), func(s string) error {
+			n, err := strconv.ParseUint(s, 10, 16)
+			if err != nil {
+				return errors.New("not a port")
+			}
+			*into = uint16(n)
+			return nil
+		})
+	}
+	flags.StringVar(&c.address, "address", "", "`address` to listen on (default all)")
+	port(&c.port, "port", "`port` for API servers")
+	port(&c.metricsPort, "metrics-port", "`port` for metrics and probes")
+	flags.StringVar(&c.kubeconfig, "kubeconfig", "", "`file` that says where the API server is (default the pod's own service account)")
+	flags.StringVar(&c.kubeAPI, "kube-api", "", "`URL` of the API server")
+	flags.BoolVar(&c.inCluster, "in-cluster", true, "make the serving certificate, keep it in a secret, and have the MutatingWebhookConfiguration trust it; false reads it from files")
+	flags.StringVar(&c.tlsCert, "tls-cert", "/etc/webhook/certs/tls.crt", "`file` with the serving certificate, with --in-cluster=false; read again when it changes")
+	flags.StringVar(&c.tlsKey, "tls-key", "/etc/webhook/certs/tls.key", "`file` with its key")
+	flags.StringVar(&c.service, "service-name", "pod-identity-webhook", "`name` of the service in front of the webhook")
+	flags.StringVar(&c.namespace, "namespace", "eks", "`namespace` of the service and of the secret")
+	flags.StringVar(&c.tlsSecret, "tls-secret", "pod-identity-webhook", "`name` of the secret that keeps the certificate's authority")
+	flags.StringVar(&c.webhookName, "webhook-configuration", "pod-identity-webhook", "`name` of the MutatingWebhookConfiguration")
+
+	s := &c.settings
+	flags.StringVar(&s.AnnotationPrefix, "annotation-prefix", podspec.AnnotationPrefix, "`prefix` of the annotations")
+	irsa, pods := podspec.WebIdentity.Projection(), podspec.PodIdentity.Projection()
+	flags.StringVar(&s.WebIdentity.Audience, "token-audience", irsa.Audience, "`audience` of IRSA's tokens, unless a service account says otherwise")
+	flags.StringVar(&s.WebIdentity.MountPath, "token-mount-path", irsa.MountPath, "`path` to mount IRSA's tokens at")
+	flags.Int64Var(&s.TokenExpiration, "token-expiration", podspec.TokenExpiration, "`seconds` that tokens are valid, unless a service account or a pod says otherwise")
+	flags.StringVar(&s.Region, "aws-default-region", "", "`region` to set in containers")
+	flags.BoolVar(&s.RegionalSTS, "sts-regional-endpoint", false, "set AWS_STS_REGIONAL_ENDPOINTS=regional in containers")
+	flags.BoolVar(&c.composeRole, "compose-role-arn", false, "take a role's path and name for its ARN; needs --account-id and --aws-default-region")
+	flags.StringVar(&c.account, "account-id", "", "`account` of roles that are annotated without it")
+	flags.StringVar(&s.PodIdentity.Audience, "container-credentials-audience", pods.Audience, "`audience` of Pod Identity's tokens")
+	flags.StringVar(&s.PodIdentity.MountPath, "container-credentials-token-mount-path", pods.MountPath, "`path` to mount Pod Identity's tokens at")
+	flags.StringVar(&s.PodIdentity.Volume, "container-credentials-token-volume-name", pods.Volume, "`name` of the volume of Pod Identity's tokens")
+	flags.StringVar(&s.PodIdentity.File, "container-credentials-token-path", pods.File, "`file` of Pod Identity's tokens below their mount path")
+	flags.StringVar(&s.AgentURI, "container-credentials-full-uri", podspec.AgentURI, "`URL` of the agent, as containers see it")
+	flags.StringVar(&s.Endpoint, "pod-endpoint-url", "", "`URL` of Lanyard, as containers see it, where it is the issuer of credentials")
+	flags.StringVar(&s.CA.Name, "pod-ca-config-map", "", "`name` of a ConfigMap in each pod's namespace that has the certificates to trust then")
+	flags.StringVar(&s.CA.Key, "pod-ca-key", "ca.pem", "`key` of the certificates in it")
+
+	flags.Func("pod-ca-file", "`file` with certificates in PEM to keep in that ConfigMap, where pods need it; may be given more than once: pods trust only these (default: somebody else keeps it)",
+		func(s string) error {
+			c.caFiles = append(c.caFiles, s)
+			return nil
+		})
+
+	flags.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster whose Pod Identity associations are asked for at the EKS API")
+	flags.StringVar(&c.identitiesFile, "watch-container-credentials-config", "", "`file` with the service accounts that use Pod Identity, instead of the EKS API")
+	flags.DurationVar(&c.syncPeriod, "association-sync-period", 15*time.Second, "`time` from one list of all associations to the next")
+	flags.DurationVar(&c.lookupTimeout, "lookup-timeout", 3*time.Second, "`time` that the lookup of a service account or an association may take")
+	flags.BoolVar(&c.failClosed, "fail-closed", false, "refuse pods of which it cannot be told whether they have a role, instead of admitting them with a warning")
+	flags.DurationVar(&c.stopDelay, "stop-delay", 5*time.Second, "`time` to go on serving after SIGTERM, while the service's endpoints change")
+	flags.DurationVar(&c.reportPeriod, "report-period", time.Minute, "`time` from one look for pods that run without the identity of their service account to the next; 0 does not look")
+	flags.StringVar(&c.logLevel, "log-level", "info", "log `level`: debug, info, warn or error")
+	flags.Func("v", "log `verbosity` as AWS's webhook takes it: from 4 on it is --log-level debug", func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return errors.New("not a number")
+		}
+		if n >= 4 {
+			c.logLevel = "debug"
+		}
+		return nil
+	})
+	flags.BoolVar(&c.version, "version", false, "print the version")
+	flags.Duration("resync-period", time.Minute, "taken for AWS's manifests; nothing depends on it")
+	flags.Duration("service-account-lookup-grace-period", 0, "taken for AWS's manifests; service accounts are looked up at once")
+	watchConfigMap := flags.Bool("watch-config-map", false, "not supported: annotate service accounts, or make associations")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, errUsage
+	}
+	switch {
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case *watchConfigMap:
+		return nil, errors.New("--watch-config-map is not supported: annotate service accounts, or make associations")
+	case c.cluster != "" && c.identitiesFile != "":
+		return nil, errors.New("--cluster-name and --watch-container-credentials-config are two sources of associations: give one")
+	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.stopDelay < 0 || c.reportPeriod < 0:
+		return nil, errors.New("--association-sync-period and --lookup-timeout must be positive, --stop-delay and --report-period not negative")
+	case s.CA.Name != "" && s.Endpoint == "":
+		return nil, errors.New("--pod-ca-config-map is for --pod-endpoint-url, which is missing")
+	case len(c.caFiles) > 0 && s.CA.Name == "":
+		return nil, errors.New("--pod-ca-file is for --pod-ca-config-map, which is missing")
+	}
+	s.TokenExpiration = podspec.ClampExpiration(s.TokenExpiration)
+	return c, c.compose()
+}
+
+// compose reads what roles without an account are completed with.
+func (c *config) compose() error {
+	if !c.composeRole {
+		return nil
+	}
+	partition, ok := arn.PartitionOfRegion(c.settings.Region)
+	if !ok || !arn.ValidAccountID(c.account) {
+		return errors.New("--compose-role-arn needs the roles' account, by --account-id, and their partition, by --aws-default-region")
+	}
+	c.settings.Compose = &podspec.Account{Partition: partition.Name, ID: c.account}
+	return nil
+}

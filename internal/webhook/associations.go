@@ -1,0 +1,142 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Subject says whom an association is for. From AWS it is one service account; from Lanyard, namespace and service account
+// may be patterns in which * stands for any text.
+type Subject struct{ Namespace, ServiceAccount string }
+
+func (s Subject) isPattern() bool { return strings.Contains(s.Namespace+s.ServiceAccount, "*") }
+
+// covers reports whether a pattern includes a service account.
+func (s Subject) covers(who Subject) bool {
+	return fits(s.Namespace, who.Namespace) && fits(s.ServiceAccount, who.ServiceAccount)
+}
+
+// fits reports whether a name fits a pattern. The leftmost match of each literal part is enough, since what follows can then
+// only have more room.
+func fits(pattern, name string) bool {
+	part, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == name
+	}
+	name, ok := strings.CutPrefix(name, part)
+	for ok {
+		if part, rest, wild = strings.Cut(rest, "*"); !wild {
+			return strings.HasSuffix(name, part)
+		}
+		_, name, ok = strings.Cut(name, part)
+	}
+	return false
+}
+
+// AssociationsConfig is what Associations needs.
+type AssociationsConfig struct {
+	// List returns all associations of the cluster. Required.
+	List func(context.Context) ([]Subject, error)
+	// Find asks whether there is an association for exactly this service account, by its own names. Required.
+	Find func(context.Context, Subject) (bool, error)
+	// Every is the time from one List to the next: how long a pattern takes to be seen that is made while pods are, and an
+	// association that is deleted. Required.
+	Every time.Duration
+	// Timeout bounds a List and a Find. Required.
+	ListTimeout, FindTimeout time.Duration
+	Metrics                  *Metrics // required
+	Log                      *slog.Logger
+}
+
+// Associations knows which service accounts have an association. It keeps them in memory, and finds those that are not there
+// by asking.
+type Associations struct {
+	c    AssociationsConfig
+	find *flights[Subject, bool]
+
+	mu       sync.RWMutex
+	names    map[Subject]struct{}
+	patterns []Subject
+}
+
+// NewAssociations returns Associations with nothing in memory; Run fills it.
+func NewAssociations(c AssociationsConfig) *Associations {
+	a := &Associations{c: c, names: map[Subject]struct{}{}}
+	a.find = newFlights(c.FindTimeout, func(ctx context.Context, who Subject) (bool, error) {
+		start := time.Now()
+		found, err := c.Find(ctx, who)
+		c.Metrics.lookedUp(sourceAssociations, found, err, time.Since(start))
+		return found, err
+	})
+	return a
+}
+
+// Memory reports whether an association for the service account is in memory.
+func (a *Associations) Memory(namespace, serviceAccount string) bool {
+	who := Subject{namespace, serviceAccount}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if _, ok := a.names[who]; ok {
+		return true
+	}
+	for _, p := range a.patterns {
+		if p.covers(who) {
+			return true
+		}
+	}
+	return false
+}
+
+// Live asks whether the service account has an association by its own names, and keeps one that is found.
+func (a *Associations) Live(ctx context.Context, namespace, serviceAccount string) (bool, error) {
+	who := Subject{namespace, serviceAccount}
+	found, err := a.find.do(ctx, who)
+	if found {
+		a.mu.Lock()
+		a.names[who] = struct{}{}
+		a.mu.Unlock()
+	}
+	return found, err
+}
+
+// Run lists the associations at once and then again and again, until ctx ends. What is in memory stays when that fails.
+func (a *Associations) Run(ctx context.Context) {
+	for {
+		if err := a.refresh(ctx); err != nil && ctx.Err() == nil {
+			a.c.Log.Warn("associations not listed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(a.c.Every - rand.N(a.c.Every/8+1)): // replicas that came together do not stay together
+		}
+	}
+}
+
+func (a *Associations) refresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.c.ListTimeout)
+	defer cancel()
+	list, err := a.c.List(ctx)
+	a.c.Metrics.listed(err)
+	if err != nil {
+		return fmt.Errorf("list associations: %w", err)
+	}
+	names, patterns := make(map[Subject]struct{}, len(list)), []Subject(nil)
+	for _, s := range list {
+		if s.isPattern() {
+			patterns = append(patterns, s)
+		} else {
+			names[s] = struct{}{}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.names, a.patterns = names, patterns
+	a.c.Metrics.associations.Set(float64(len(list)))
+	return nil
+}

@@ -1,0 +1,76 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/lanyard-id/lanyard/internal/podspec"
+)
+
+// Accounts knows the service accounts of a cluster; both functions are required, and return nil for one that is not there. What
+// they return must not be modified.
+type Accounts struct {
+	// Memory answers at once, from what may be behind the cluster by moments.
+	Memory func(namespace, name string) *corev1.ServiceAccount
+	// Live asks the cluster.
+	Live func(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+}
+
+// finding is what is known of a pod's service account.
+type finding struct {
+	way     podspec.Way            // zero for none
+	account *corev1.ServiceAccount // nil if it is not there, or if it could not be looked up
+	err     error                  // of the lookups; way is what is known without them
+	unknown string                 // what could not be looked up, in words for whoever makes the pod
+}
+
+func (f finding) annotations() map[string]string {
+	if f.account == nil {
+		return nil
+	}
+	return f.account.Annotations
+}
+
+// find finds what a service account has. An association goes before a role, as with AWS's webhook. Memory is believed where it
+// has something; where it has not, that is confirmed before it is believed.
+func (h *Handler) find(ctx context.Context, namespace, name string) finding {
+	f := finding{account: h.Accounts.Memory(namespace, name)}
+	associated := h.Associations != nil && h.Associations.Memory(namespace, name)
+	annotated := f.account != nil && h.Settings.Role(f.account.Annotations) != ""
+	var group sync.WaitGroup
+	var accountErr, associationErr error
+	if f.account == nil || !annotated && !associated {
+		group.Go(func() {
+			var live *corev1.ServiceAccount
+			if live, accountErr = h.Accounts.Live(ctx, namespace, name); accountErr == nil {
+				f.account = live
+			}
+		})
+	}
+	if h.Associations != nil && !associated {
+		group.Go(func() {
+			associated, associationErr = h.Associations.Live(ctx, namespace, name)
+		})
+	}
+	group.Wait()
+	if accountErr == nil && f.account == nil {
+		h.Metrics.missing.Inc()
+	}
+	if accountErr != nil {
+		f.err, f.unknown = fmt.Errorf("look up service account: %w", accountErr), "its annotations"
+	}
+	if associationErr != nil {
+		f.err, f.unknown = errors.Join(f.err, fmt.Errorf("look up associations: %w", associationErr)), "its associations"
+	}
+	switch {
+	case associated:
+		f.way = podspec.PodIdentity
+	case h.Settings.Role(f.annotations()) != "":
+		f.way = podspec.WebIdentity
+	}
+	return f
+}

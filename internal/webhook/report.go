@@ -1,0 +1,124 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"github.com/lanyard-id/lanyard/internal/podspec"
+)
+
+// reportPage is how many pods are read at a time.
+const reportPage = 500
+
+// ReporterConfig is what a Reporter needs.
+type ReporterConfig struct {
+	Settings     podspec.Settings
+	Pods         corev1client.PodsGetter   // required; may list pods
+	Events       corev1client.EventsGetter // required; may create events
+	Accounts     Accounts                  // required; only Memory is used
+	Associations *Associations             // nil for none
+	Every        time.Duration             // from one look to the next; required
+	Metrics      *Metrics                  // required
+	Log          *slog.Logger
+}
+
+// Reporter looks for pods that run without the identity which their service account has: those that were made before it had one,
+// or while the webhook could not be asked. It counts them in a metric, and makes an event of each.
+type Reporter struct{ ReporterConfig }
+
+// NewReporter returns a Reporter; Run reports.
+func NewReporter(c ReporterConfig) *Reporter { return &Reporter{c} }
+
+// Run looks again and again until ctx ends, the first time after a moment in which memory fills.
+func (r *Reporter) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(r.Every):
+		}
+		if err := r.look(ctx); err != nil && ctx.Err() == nil {
+			r.Log.Warn("pods without their identity not looked for", "err", err)
+		}
+	}
+}
+
+func (r *Reporter) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, max(r.Every, time.Minute))
+	defer cancel()
+	found := 0
+	options := metav1.ListOptions{Limit: reportPage, FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
+	for {
+		page, err := r.Pods.Pods(metav1.NamespaceAll).List(ctx, options)
+		if err != nil {
+			return fmt.Errorf("list pods: %w", err)
+		}
+		for i := range page.Items {
+			pod := &page.Items[i]
+			has := r.lacks(pod)
+			if has == "" {
+				continue
+			}
+			found++
+			if err := r.report(ctx, pod, has); err != nil {
+				return err
+			}
+		}
+		if options.Continue = page.Continue; options.Continue == "" {
+			break
+		}
+	}
+	r.Metrics.unmutated.Set(float64(found))
+	return nil
+}
+
+// lacks returns what a pod's service account has, in words, if the pod has nothing of it. A role that no pod could be given
+// does not count.
+func (r *Reporter) lacks(pod *corev1.Pod) string {
+	if _, skip := pod.Labels[SkipLabel]; skip || pod.DeletionTimestamp != nil {
+		return ""
+	}
+	if r.Settings.Mutated(pod, podspec.PodIdentity) || r.Settings.Mutated(pod, podspec.WebIdentity) {
+		return ""
+	}
+	if r.Associations != nil && r.Associations.Memory(pod.Namespace, pod.Spec.ServiceAccountName) {
+		return "a pod identity association"
+	}
+	if account := r.Accounts.Memory(pod.Namespace, pod.Spec.ServiceAccountName); account != nil {
+		if id, err := r.Settings.Identity(podspec.WebIdentity, account.Annotations); err == nil {
+			return "role " + id.RoleARN
+		}
+	}
+	return ""
+}
+
+// report makes the pod's event. It is the same whoever makes it, so that of several replicas only one does.
+func (r *Reporter) report(ctx context.Context, pod *corev1.Pod, has string) error {
+	now := metav1.Now()
+	_, err := r.Events.Events(pod.Namespace).Create(ctx, &corev1.Event{
+		ObjectMeta:          metav1.ObjectMeta{Namespace: pod.Namespace, Name: "lanyard-" + string(pod.UID)},
+		InvolvedObject:      corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Source:              corev1.EventSource{Component: "lanyard-webhook"},
+		ReportingController: "lanyard-webhook",
+		Type:                corev1.EventTypeWarning,
+		Reason:              "PodWithoutCredentials",
+		Message: fmt.Sprintf("service account %s has %s, but the pod was made without it: create the pod again",
+			pod.Spec.ServiceAccountName, has),
+		FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	}, metav1.CreateOptions{})
+	switch {
+	case err == nil:
+		r.Log.Warn("pod runs without the identity of its service account", "namespace", pod.Namespace, "pod", pod.Name,
+			"serviceAccount", pod.Spec.ServiceAccountName)
+	case !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return fmt.Errorf("create event: %w", err)
+	}
+	return nil
+}
