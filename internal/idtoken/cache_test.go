@@ -68,6 +68,10 @@ func isDiscovery(r *http.Request) bool {
 
 func (s *fakeSite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !isDiscovery(r) {
+		if !strings.Contains(r.Header.Get("Accept"), "application/jwk-set+json") { // as a Kubernetes API server has it
+			w.WriteHeader(http.StatusNotAcceptable)
+			return
+		}
 		maps.Copy(w.Header(), s.header)
 		fmt.Fprintf(w, `{"keys":[%s]}`, strings.Join(s.keys, ","))
 		return

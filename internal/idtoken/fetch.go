@@ -135,7 +135,7 @@ func (f fetcher) get(ctx context.Context, u *url.URL, thumbprints string) ([]byt
 	if err != nil {
 		return nil, nil, err
 	}
-	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Accept", "application/json, application/jwk-set+json") // a Kubernetes API server has its keys as the latter only
 	client := f.client
 	if thumbprints != "" && f.transport != nil {
 		client = f.thumbprintClient(u.Hostname(), strings.Fields(thumbprints))
