@@ -139,7 +139,7 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	flags.BoolVar(&c.rotateCredentials, "rotate-credentials", false, "read the agent's own credentials anew every minute")
 	flags.StringVar(&c.endpoint, "endpoint", "", "`URL` of EKS Auth (default AWS's in the region)")
 	flags.DurationVar(&c.timeout, "service-timeout", time.Second, "`time` that a call to EKS Auth may take")
-	flags.IntVar(&c.fetchesPerSecond, "max-fetch-qps", 500, "`number` of calls to EKS Auth in a second for pods that wait; more wait longer")
+	flags.IntVar(&c.fetchesPerSecond, "max-fetch-qps", 500, "`number` of calls to EKS Auth in a second for pods that wait, and twice as many at once; more wait longer")
 	flags.IntVar(&c.fetchesPerPod, "max-fetches-per-pod", 64, "`number` of calls to EKS Auth for one pod at a time; more wait longer")
 	flags.StringVar(&c.roleARN, "role-arn", "", "`ARN` of the agent's own role (default: whatever credentials the AWS SDK finds)")
 	flags.StringVar(&c.tokenFile, "web-identity-token-file", "", "`file` with a token of the agent's own service account, for --role-arn")

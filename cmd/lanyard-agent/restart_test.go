@@ -32,14 +32,14 @@ func TestMain(m *testing.M) {
 }
 
 // fakeEKSAuth gives credentials to everybody.
-func fakeEKSAuth(t *testing.T, check func(*http.Request)) *httptest.Server {
+func fakeEKSAuth(t testing.TB, sessionToken string, check func(*http.Request)) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if check != nil {
 			check(r)
 		}
 		fmt.Fprintf(w, `{"assumedRoleUser":{"arn":"arn:aws:sts::111122223333:assumed-role/r/s","assumeRoleId":"AROAEXAMPLE:s"},
-			"credentials":{"sessionToken":"t","secretAccessKey":"s","accessKeyId":"ASIAEXAMPLE","expiration":%d}}`, time.Now().Add(6*time.Hour).Unix())
+			"credentials":{"sessionToken":%q,"secretAccessKey":"s","accessKeyId":"ASIAEXAMPLE","expiration":%d}}`, sessionToken, time.Now().Add(6*time.Hour).Unix())
 	}))
 	t.Cleanup(s.Close)
 	return s
@@ -51,7 +51,7 @@ func unsignedToken(claims string) string {
 
 // While one agent is replaced by the next, again and again, by way of a socket that is held meanwhile, no request fails.
 func TestRestartsDropNothing(t *testing.T) {
-	eksAuth := fakeEKSAuth(t, nil)
+	eksAuth := fakeEKSAuth(t, "t", nil)
 	held, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

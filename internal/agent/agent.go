@@ -62,8 +62,8 @@ type Config struct {
 	Retain             time.Duration // the age at which credentials are refreshed; zero keeps none
 	MaxEntries         int           // how many pods' credentials are kept; zero keeps none
 	RefreshesPerSecond int           // 3 when zero
-	// FetchesPerSecond limits the calls to EKS Auth for pods that wait, and is also how many may come at once; 500 when zero.
-	// More have to wait.
+	// FetchesPerSecond limits the calls to EKS Auth for pods that wait; 500 when zero. Twice as many may come at once: all pods
+	// of a full node, when it starts. More have to wait.
 	FetchesPerSecond int
 	// FetchesPerPod is how many fetches of one pod may be under way; 64 when zero. More have to wait. One that fails by the
 	// pod's fault counts for ten seconds more. A pod whose token is not verified is known by its address.
@@ -112,7 +112,7 @@ func New(c Config) *Agent {
 		config: c,
 		log:    &foldedLog{log: c.Log},
 		tokens: tokens{max: 2 * c.MaxEntries},
-		node:   rate.NewLimiter(rate.Limit(c.FetchesPerSecond), c.FetchesPerSecond),
+		node:   rate.NewLimiter(rate.Limit(c.FetchesPerSecond), 2*c.FetchesPerSecond),
 		pods:   pods{each: c.FetchesPerPod},
 	}
 	a.upstream.unknown = c.Check != nil

@@ -56,7 +56,8 @@ func (a *Agent) identify(ctx context.Context, token, address string, now time.Ti
 	if k, ok := podKey(claims); ok {
 		who.key, who.holder = k, claims.Kubernetes.Pod.UID
 	}
-	return who, false, nil
+	a.tokens.remember(who, now) // no stranger can make one up
+	return who, true, nil
 }
 
 // podKey is what the credentials of a verified pod are kept under: all that EKS Auth's answer depends on and that stays
