@@ -30,6 +30,10 @@ type apiServer struct {
 	url        string
 	client     *http.Client
 	kubeconfig string
+
+	dir  string
+	args []string // the program's, with it, but for its service account keys
+	cmd  *exec.Cmd
 }
 
 const (
@@ -57,10 +61,6 @@ func startKubernetes(t *testing.T) *apiServer {
 			t.Error(err)
 		}
 	})
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -68,7 +68,6 @@ func startKubernetes(t *testing.T) *apiServer {
 		}
 		return path
 	}
-	keyFile := write("sa.key", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
 	tokens := write("tokens.csv", []byte(kubernetesToken+",admin,admin,system:masters\n"))
 	// The API server takes no port 0.
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -81,29 +80,13 @@ func startKubernetes(t *testing.T) *apiServer {
 		t.Fatal(err)
 	}
 	free.Close()
-	cmd := exec.Command(program,
-		"--etcd-servers="+etcd.Endpoint, "--bind-address=127.0.0.1", "--secure-port="+port, "--cert-dir="+filepath.Join(dir, "certs"),
-		"--service-account-issuer="+kubernetesIssuer, "--service-account-signing-key-file="+keyFile, "--service-account-key-file="+keyFile,
-		"--authorization-mode=RBAC", "--token-auth-file="+tokens, "--service-cluster-ip-range=10.96.0.0/16", "-v=0",
-	)
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	k := &apiServer{t: t, url: "https://" + address}
-	if err := k.waitUntilReady(filepath.Join(dir, "certs", "apiserver.crt")); err != nil {
-		text, _ := os.ReadFile(log.Name())
-		t.Fatalf("%v; its log:\n%s", err, text)
-	}
+	k := &apiServer{t: t, url: "https://" + address, dir: dir, args: []string{program,
+		"--etcd-servers=" + etcd.Endpoint, "--bind-address=127.0.0.1", "--secure-port=" + port, "--cert-dir=" + filepath.Join(dir, "certs"),
+		"--service-account-issuer=" + kubernetesIssuer, "--authorization-mode=RBAC", "--token-auth-file=" + tokens,
+		"--service-cluster-ip-range=10.96.0.0/16", "-v=0",
+	}}
+	t.Cleanup(k.stop)
+	k.start(k.newKey("sa.key"))
 	k.kubeconfig = write("kubeconfig", fmt.Appendf(nil, `
 apiVersion: v1
 kind: Config
@@ -113,6 +96,51 @@ contexts: [{name: one, context: {cluster: one, user: admin}}]
 current-context: one
 `, k.url, filepath.Join(dir, "certs", "apiserver.crt"), kubernetesToken))
 	return k
+}
+
+// newKey makes a service account key and returns its file.
+func (k *apiServer) newKey(name string) string {
+	k.t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	file := filepath.Join(k.dir, name)
+	text := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	return file
+}
+
+// start runs the program, which signs with one key and serves and accepts others besides, until it answers.
+func (k *apiServer) start(signing string, others ...string) {
+	k.t.Helper()
+	args := append(k.args[1:len(k.args):len(k.args)], "--service-account-signing-key-file="+signing)
+	for _, file := range append([]string{signing}, others...) {
+		args = append(args, "--service-account-key-file="+file)
+	}
+	log, err := os.Create(filepath.Join(k.dir, "log"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer log.Close()
+	k.cmd = exec.Command(k.args[0], args...)
+	k.cmd.Stdout, k.cmd.Stderr = log, log
+	if err := k.cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	if err := k.waitUntilReady(filepath.Join(k.dir, "certs", "apiserver.crt")); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		k.t.Fatalf("%v; its log:\n%s", err, text)
+	}
+}
+
+func (k *apiServer) stop() {
+	if k.cmd != nil && k.cmd.Process != nil {
+		k.cmd.Process.Kill()
+		k.cmd.Wait()
+	}
 }
 
 // waitUntilReady waits for the API server's certificate, which it makes for itself, and then for its own word.

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
+	"github.com/aws/aws-sdk-go-v2/service/eks/types"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/spf13/cobra"
 )
@@ -36,50 +42,225 @@ type registered struct {
 
 func newClusterCommand(c *cli) *cobra.Command {
 	return group("cluster", "Register, list, describe and delete clusters",
-		newClusterRegister(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
+		newClusterRegister(c), newClusterUpdateKeys(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
 }
 
 func newClusterRegister(c *cli) *cobra.Command {
 	var r registration
-	var jwksFile string
+	var keys keyInput
+	var provider bool
 	cmd := &cobra.Command{
 		Use:   "register NAME",
 		Short: "Register a cluster, with a hosted issuer or with its own",
-		Long: `Register a cluster. Without --issuer, Lanyard hosts the cluster's issuer: it keeps the keys and signs the tokens.
-With --issuer, the cluster signs its own tokens; its public keys are given with --jwks, or fetched from the issuer.`,
+		Long: `Register a cluster. Without more, Lanyard hosts the cluster's issuer: it keeps the keys and signs the tokens.
+
+With --kubeconfig, the cluster signs its own tokens: issuer and public keys are read from its API server, and the OIDC provider for
+IRSA is made unless --oidc-provider=false. Nothing is installed in the cluster. Done again, it brings the keys up to date.
+
+With --issuer the same is said by hand; the keys come from --jwks or --public-key, or are fetched from the issuer whenever
+they are needed. An issuer need not be reachable where its keys are given.`,
 		Example: `  lanyard cluster register dev
+  lanyard cluster register prod --kubeconfig ~/.kube/config --kube-context prod
   lanyard cluster register prod --issuer https://oidc.example.com/prod
-  kubectl get --raw /openid/v1/jwks > jwks.json
-  lanyard cluster register prod --issuer https://kubernetes.default.svc --jwks jwks.json`,
+  lanyard cluster register prod --issuer https://kubernetes.default.svc --public-key /etc/kubernetes/pki/sa.pub`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
-			if jwksFile != "" {
-				if r.Issuer == "" {
-					return withHint(errors.New("--jwks is given without --issuer"), "name the issuer whose keys these are with --issuer URL")
+			var read publicKeys
+			if keys.given() {
+				if r.Issuer == "" && !keys.fromKubernetes() {
+					return withHint(errors.New("keys are given without --issuer"), "name the issuer whose keys these are with --issuer URL")
 				}
-				keys, err := os.ReadFile(jwksFile)
-				if err != nil {
-					return fmt.Errorf("read keys: %w", err)
+				var err error
+				if read, err = keys.read(cmd.Context()); err != nil {
+					return err
 				}
-				r.JWKS = string(keys)
+				if r.Issuer != "" && read.issuer != "" && r.Issuer != read.issuer {
+					return withHint(fmt.Errorf("the API server's tokens are issued by %s, not by %s", read.issuer, r.Issuer),
+						"leave --issuer out: the API server knows its own")
+				}
+				c.warnOfKeys(read.keys)
+				r.Issuer, r.JWKS = cmp.Or(r.Issuer, read.issuer), string(read.document)
+			}
+			if !cmd.Flags().Changed("oidc-provider") {
+				provider = keys.fromKubernetes() && strings.HasPrefix(r.Issuer, "https://")
 			}
 			cfg, err := c.aws(cmd.Context())
 			if err != nil {
 				return err
 			}
-			var out registered
-			if err := lanyardAPI(cmd.Context(), cfg, http.MethodPost, "/lanyard/clusters", r, &out); err != nil {
-				return explainCluster(err, r.Name, "register")
+			v, update, err := registerCluster(cmd.Context(), cfg, r)
+			if err != nil {
+				return err
 			}
-			v := out.Cluster.clusterView
-			v.Issuer, v.CreatedAt = out.Cluster.Identity.OIDC.Issuer, &out.Cluster.CreatedAt.Time
-			return c.printCluster(v)
+			if read.document != nil {
+				v.KeyIDs = read.ids()
+			}
+			if provider {
+				if v.ProviderARN, err = providerFor(cmd.Context(), cfg, v.Issuer); err != nil {
+					return withHint(fmt.Errorf("cluster %s is registered, but IRSA is not ready: %w", r.Name, err),
+						"run the same again when that is mended, or with --oidc-provider=false to do without IRSA")
+				}
+			}
+			if err := c.printCluster(v); err != nil {
+				return err
+			}
+			if keys.given() {
+				c.printNext(v, update)
+			}
+			return nil
 		},
 	}
-	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "URL of the cluster's own issuer")
-	cmd.Flags().StringVar(&jwksFile, "jwks", "", "file with the issuer's public keys, as a JWK set")
+	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "URL of the cluster's own issuer (default: hosted, or that of the API server)")
+	keys.flags(cmd)
+	cmd.Flags().BoolVar(&provider, "oidc-provider", false, "make the OIDC provider that IRSA needs (default: with --kubeconfig)")
 	cmd.Flags().StringToStringVar(&r.Tags, "tags", nil, "tags, as key=value,…")
+	return cmd
+}
+
+// registerCluster registers a cluster, or brings the keys and tags of the one that is there up to date if its issuer is the same.
+// update is nil for one that was not there.
+func registerCluster(ctx context.Context, cfg aws.Config, r registration) (v clusterView, update *keyUpdate, err error) {
+	var out registered
+	err = lanyardAPI(ctx, cfg, http.MethodPost, "/lanyard/clusters", r, &out)
+	if err == nil {
+		v = out.Cluster.clusterView
+		v.Issuer, v.CreatedAt = out.Cluster.Identity.OIDC.Issuer, &out.Cluster.CreatedAt.Time
+		return v, nil, nil
+	}
+	taken := explainCluster(err, r.Name, "register")
+	api := smithy.APIError(nil)
+	if r.JWKS == "" || !errors.As(err, &api) || api.ErrorCode() != "ResourceInUseException" {
+		return clusterView{}, nil, taken
+	}
+	client := eks.NewFromConfig(cfg)
+	have, err := describeCluster(ctx, client, r.Name)
+	switch missing := (*types.ResourceNotFoundException)(nil); {
+	case errors.As(err, &missing): // it is the issuer that is taken, by a cluster of another name
+		return clusterView{}, nil, taken
+	case err != nil:
+		return clusterView{}, nil, err
+	case have.Issuer != r.Issuer:
+		return clusterView{}, nil, withHint(fmt.Errorf("cluster %s is registered with the issuer %s, not with %s", r.Name, have.Issuer, r.Issuer),
+			"is this the kubeconfig of another cluster? Take another name for it; or, if the cluster's issuer has changed, "+
+				"`lanyard cluster delete %s` first, which deletes its associations too", r.Name)
+	}
+	if update, err = updateKeys(ctx, cfg, r.Name, r.JWKS); err != nil {
+		return clusterView{}, nil, err
+	}
+	if len(r.Tags) > 0 {
+		if _, err := client.TagResource(ctx, &eks.TagResourceInput{ResourceArn: &have.ARN, Tags: r.Tags}); err != nil {
+			return clusterView{}, nil, fmt.Errorf("tag cluster %s: %w", r.Name, err)
+		}
+		if have, err = describeCluster(ctx, client, r.Name); err != nil {
+			return clusterView{}, nil, err
+		}
+	}
+	return have, update, nil
+}
+
+// providerFor makes the OIDC provider of an issuer in the caller's account.
+func providerFor(ctx context.Context, cfg aws.Config, issuer string) (string, error) {
+	who, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return "", fmt.Errorf("find out the account: %w", err)
+	}
+	return ensureProvider(ctx, iam.NewFromConfig(cfg), value(who.Arn), issuer)
+}
+
+// printNext says what was done to a cluster with an issuer of its own, and what to do with it.
+func (c *cli) printNext(v clusterView, update *keyUpdate) {
+	if update == nil {
+		fmt.Fprintf(c.err, "cluster %s registered with %s\n", v.Name, count(len(v.KeyIDs), "key"))
+	} else {
+		fmt.Fprintf(c.err, "cluster %s was registered already: %s\n", v.Name, update)
+	}
+	fmt.Fprintf(c.err, "next: lanyard association create --cluster %s -n NAMESPACE -s SERVICE_ACCOUNT --role-arn ARN\n", v.Name)
+	if v.ProviderARN != "" {
+		fmt.Fprintf(c.err, "  or: lanyard irsa create --cluster %s -n NAMESPACE -s SERVICE_ACCOUNT --policy-arn ARN\n", v.Name)
+	}
+	fmt.Fprintf(c.err, "when the API server's keys change, unless lanyard-webhook runs in the cluster: lanyard cluster update-keys %s\n", v.Name)
+	if reason := notPublic(v.Issuer); reason != "" {
+		fmt.Fprintf(c.err, "note: Pod Identity works, but AWS's own STS takes no tokens of %s for IRSA: %s; see `lanyard oidc publish --help`\n", v.Issuer, reason)
+	}
+}
+
+// count prints a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// keyUpdate is what became of a cluster's registered keys.
+type keyUpdate struct {
+	Name     string   `json:"name"`
+	Previous []string `json:"previousKeyIds"`
+	KeyIDs   []string `json:"keyIds"`
+}
+
+// String says which keys came and went.
+func (u *keyUpdate) String() string {
+	added := slices.DeleteFunc(slices.Clone(u.KeyIDs), func(id string) bool { return slices.Contains(u.Previous, id) })
+	removed := slices.DeleteFunc(slices.Clone(u.Previous), func(id string) bool { return slices.Contains(u.KeyIDs, id) })
+	if len(added)+len(removed) == 0 {
+		return "its keys are the same"
+	}
+	return fmt.Sprintf("%s added, %s removed, %d kept", count(len(added), "key"), count(len(removed), "key"), len(u.KeyIDs)-len(added))
+}
+
+func updateKeys(ctx context.Context, cfg aws.Config, cluster, jwks string) (*keyUpdate, error) {
+	u := &keyUpdate{Name: cluster}
+	if err := lanyardAPI(ctx, cfg, http.MethodPut, clusterPath(cluster, "/keys"), map[string]string{"jwks": jwks}, u); err != nil {
+		return nil, explainCluster(err, cluster, "update the keys of")
+	}
+	return u, nil
+}
+
+func newClusterUpdateKeys(c *cli) *cobra.Command {
+	var keys keyInput
+	cmd := &cobra.Command{
+		Use:   "update-keys NAME {--kubeconfig FILE | --jwks FILE | --public-key FILE…}",
+		Short: "Replace the registered keys of a cluster by those that its API server serves",
+		Long: `Replace the registered keys of a cluster that has an issuer of its own. An API server that rotates its keys goes on serving the old ones
+for as long as it is told to accept them, so that tokens of both are honoured; a key that is not served any more is
+gone at once, and its tokens are refused. lanyard-webhook does the same by itself.`,
+		Example: `  lanyard cluster update-keys prod --kubeconfig ~/.kube/config
+  lanyard cluster update-keys prod --public-key sa.pub --public-key sa-next.pub`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeClusters,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			read, err := keys.read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			c.warnOfKeys(read.keys)
+			cfg, err := c.aws(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if read.issuer != "" {
+				have, err := describeCluster(cmd.Context(), eks.NewFromConfig(cfg), args[0])
+				if err != nil {
+					return err
+				}
+				if have.Issuer != read.issuer {
+					return withHint(fmt.Errorf("the issuer of cluster %s is %s, but that of the API server %s", args[0], have.Issuer, read.issuer),
+						"is this the kubeconfig of another cluster?")
+				}
+			}
+			u, err := updateKeys(cmd.Context(), cfg, args[0], string(read.document))
+			if err != nil {
+				return err
+			}
+			return c.printFields(u, [][2]string{
+				{"Name", u.Name}, {"Keys before", strings.Join(u.Previous, ", ")}, {"Keys", strings.Join(u.KeyIDs, ", ")}, {"Result", u.String()},
+			})
+		},
+	}
+	keys.flags(cmd)
+	cmd.MarkFlagsOneRequired("kubeconfig", "kube-context", "jwks", "public-key")
 	return cmd
 }
 
@@ -166,12 +347,16 @@ type clusterView struct {
 	Issuer    string            `json:"issuer,omitempty"`
 	CreatedAt *time.Time        `json:"createdAt,omitempty"`
 	Tags      map[string]string `json:"tags,omitempty"`
+
+	// What `cluster register` has done besides.
+	KeyIDs      []string `json:"keyIds,omitempty"`
+	ProviderARN string   `json:"providerArn,omitempty"`
 }
 
 func (c *cli) printCluster(v clusterView) error {
 	return c.printFields(v, [][2]string{
 		{"Name", v.Name}, {"ARN", v.ARN}, {"Status", v.Status}, {"Version", v.Version}, {"Issuer", v.Issuer}, {"Age", age(v.CreatedAt)},
-		{"Tags", pairs(v.Tags)},
+		{"Tags", pairs(v.Tags)}, {"Keys", strings.Join(v.KeyIDs, ", ")}, {"Provider", v.ProviderARN},
 	})
 }
 

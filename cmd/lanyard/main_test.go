@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 //	capture NAME FILE        set a variable to what the file holds
 //	role NAME TRUST POLICY   make a role with the trust policy and the inline policy "own" of two files
 //	drop-audience            let no OpenID Connect provider take STS's audience
+//	object-header BUCKET KEY print the Content-Type and the Cache-Control of an object in S3
 //
 // and the condition [ipv6], which holds on machines that have it.
 func TestScripts(t *testing.T) {
@@ -60,6 +62,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"dev": scriptDev, "halt": scriptHalt, "capture": scriptCapture, "role": scriptRole, "drop-audience": scriptDropAudience,
+			"object-header": scriptObjectHeader,
 		},
 	})
 }
@@ -168,6 +171,19 @@ func scriptDropAudience(ts *testscript.TestScript, neg bool, args []string) {
 		_, err := client.RemoveClientIDFromOpenIDConnectProvider(context.Background(), in)
 		ts.Check(err)
 	}
+}
+
+func scriptObjectHeader(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: object-header BUCKET KEY")
+	}
+	client := s3.New(s3.Options{
+		Region: ts.Getenv("AWS_REGION"), BaseEndpoint: aws.String(ts.Getenv("AWS_ENDPOINT_URL")), UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(ts.Getenv("AWS_ACCESS_KEY_ID"), ts.Getenv("AWS_SECRET_ACCESS_KEY"), ""),
+	})
+	out, err := client.HeadObject(context.Background(), &s3.HeadObjectInput{Bucket: &args[0], Key: &args[1]})
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "Content-Type: %s\nCache-Control: %s\n", aws.ToString(out.ContentType), aws.ToString(out.CacheControl))
 }
 
 // scriptIAM is the IAM of the script's dev server.

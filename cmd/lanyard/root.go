@@ -55,7 +55,7 @@ by AWS_ENDPOINT_URL, AWS_REGION and the usual credentials, which the file "env" 
 	}
 	root.AddCommand(
 		newDevCommand(c), newDemoCommand(c), newRunCommand(c), newTokenCommand(c), newEnvCommand(c),
-		newClusterCommand(c), newAssociationCommand(c), newIRSACommand(c), newExplainCommand(c), newSimulateCommand(c),
+		newClusterCommand(c), newAssociationCommand(c), newIRSACommand(c), newOIDCCommand(c), newExplainCommand(c), newSimulateCommand(c),
 		newLintCommand(c), newAccountCommand(c), newVersionCommand(c),
 	)
 	c.finish(root)
