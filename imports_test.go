@@ -14,7 +14,7 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/sigv4", "internal/credcache", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
+	{"arn", "internal/audit", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
 	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/oidc"},
 	{"internal/awsapi"},
 	{"internal/iam", "internal/eks"},

@@ -15,6 +15,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 
+	"github.com/lanyard-id/lanyard/internal/subject"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
@@ -54,23 +55,23 @@ type eksAssociations struct {
 	cluster string
 }
 
-func (e eksAssociations) list(ctx context.Context) ([]webhook.Subject, error) {
+func (e eksAssociations) list(ctx context.Context) ([]subject.Subject, error) {
 	return e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, MaxResults: aws.Int32(100)})
 }
 
-func (e eksAssociations) find(ctx context.Context, who webhook.Subject) (bool, error) {
+func (e eksAssociations) find(ctx context.Context, who subject.Subject) (bool, error) {
 	list, err := e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, Namespace: &who.Namespace, ServiceAccount: &who.ServiceAccount})
 	return slices.Contains(list, who), err
 }
 
-func (e eksAssociations) all(ctx context.Context, in *eks.ListPodIdentityAssociationsInput) (list []webhook.Subject, err error) {
+func (e eksAssociations) all(ctx context.Context, in *eks.ListPodIdentityAssociationsInput) (list []subject.Subject, err error) {
 	for pages := eks.NewListPodIdentityAssociationsPaginator(e.client, in); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, a := range page.Associations {
-			list = append(list, webhook.Subject{Namespace: aws.ToString(a.Namespace), ServiceAccount: aws.ToString(a.ServiceAccount)})
+			list = append(list, subject.Subject{Namespace: aws.ToString(a.Namespace), ServiceAccount: aws.ToString(a.ServiceAccount)})
 		}
 	}
 	return list, nil
@@ -84,7 +85,7 @@ type identitiesFile string
 // maxIdentities bounds the file, in bytes.
 const maxIdentities = 16 << 20
 
-func (f identitiesFile) list(context.Context) ([]webhook.Subject, error) {
+func (f identitiesFile) list(context.Context) ([]subject.Subject, error) {
 	info, err := os.Stat(string(f))
 	if err != nil {
 		return nil, fmt.Errorf("read identities: %w", err)
@@ -96,14 +97,14 @@ func (f identitiesFile) list(context.Context) ([]webhook.Subject, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read identities: %w", err)
 	}
-	var file struct{ Identities []webhook.Subject }
+	var file struct{ Identities []subject.Subject }
 	if err := json.Unmarshal(text, &file); err != nil {
 		return nil, fmt.Errorf("read identities in %s: %w", f, err)
 	}
 	return file.Identities, nil
 }
 
-func (f identitiesFile) find(ctx context.Context, who webhook.Subject) (bool, error) {
+func (f identitiesFile) find(ctx context.Context, who subject.Subject) (bool, error) {
 	list, err := f.list(ctx)
 	return slices.Contains(list, who), err
 }

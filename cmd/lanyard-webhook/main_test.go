@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lanyard-id/lanyard/internal/podspec"
-	"github.com/lanyard-id/lanyard/internal/webhook"
+	"github.com/lanyard-id/lanyard/internal/subject"
 )
 
 func TestParse(t *testing.T) {
@@ -114,14 +114,14 @@ func TestIdentitiesFile(t *testing.T) {
 	if _, err := f.list(t.Context()); err == nil {
 		t.Error("a file that is not there is taken")
 	}
-	reader, writer := webhook.Subject{Namespace: "web", ServiceAccount: "reader"}, webhook.Subject{Namespace: "web", ServiceAccount: "writer"}
+	reader, writer := subject.Subject{Namespace: "web", ServiceAccount: "reader"}, subject.Subject{Namespace: "web", ServiceAccount: "writer"}
 	for _, c := range []struct {
 		text string
-		want []webhook.Subject
+		want []subject.Subject
 		ok   bool
 	}{
-		{`{"identities": [{"namespace": "web", "serviceAccount": "reader"}]}`, []webhook.Subject{reader}, true},
-		{`{"identities": []}`, []webhook.Subject{}, true},
+		{`{"identities": [{"namespace": "web", "serviceAccount": "reader"}]}`, []subject.Subject{reader}, true},
+		{`{"identities": []}`, []subject.Subject{}, true},
 		{`{"identities": [`, nil, false},
 		{strings.Repeat(" ", maxIdentities+1), nil, false},
 	} {
@@ -135,7 +135,7 @@ func TestIdentitiesFile(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%.80q (-want +got):\n%s", c.text, diff)
 		}
-		for who, want := range map[webhook.Subject]bool{reader: len(c.want) > 0, writer: false} {
+		for who, want := range map[subject.Subject]bool{reader: len(c.want) > 0, writer: false} {
 			if found, err := f.find(t.Context(), who); found != want || (err == nil) != c.ok {
 				t.Errorf("%.80q: %v: got %v, %v", c.text, who, found, err)
 			}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,6 +23,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/podspec"
+	podsubject "github.com/lanyard-id/lanyard/internal/subject"
 )
 
 // roleChoice is a service account and how it gets its role.
@@ -176,48 +175,17 @@ func (r *roleChoice) findAssociation(ctx context.Context, cfg aws.Config) error 
 	if err != nil {
 		return explainCluster(err, r.cluster, "list associations of")
 	}
-	list = slices.DeleteFunc(list, func(a associationView) bool {
-		return !fits(a.Namespace, r.namespace) || !fits(a.ServiceAccount, r.serviceAccount)
-	})
+	who := podsubject.Subject{Namespace: r.namespace, ServiceAccount: r.serviceAccount}
+	list = slices.DeleteFunc(list, func(a associationView) bool { return !a.whom().Covers(who) })
 	if len(list) > 0 {
-		r.association = slices.MinFunc(list, moreSpecific).ID
+		r.association = slices.MinFunc(list, func(a, b associationView) int { return podsubject.Compare(a.whom(), b.whom()) }).ID
 	}
 	return nil
 }
 
-// moreSpecific orders associations that fit the same service account, as Lanyard's EKS Auth does: by namespace, then by
-// service account; a name before a pattern, and the pattern with more literal characters first.
-func moreSpecific(a, b associationView) int {
-	literal := func(p string) int {
-		stars := strings.Count(p, "*")
-		if stars == 0 {
-			return math.MaxInt
-		}
-		return len(p) - stars
-	}
-	return cmp.Or(
-		cmp.Compare(literal(b.Namespace), literal(a.Namespace)),
-		cmp.Compare(literal(b.ServiceAccount), literal(a.ServiceAccount)),
-		cmp.Compare(a.Namespace, b.Namespace),
-		cmp.Compare(a.ServiceAccount, b.ServiceAccount),
-	)
-}
-
-// fits reports whether a name fits an association's pattern, in which * stands for any text.
-func fits(pattern, name string) bool {
-	before, after, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == name
-	}
-	if !strings.HasPrefix(name, before) {
-		return false
-	}
-	for i := len(before); i <= len(name); i++ {
-		if fits(after, name[i:]) {
-			return true
-		}
-	}
-	return false
+// whom says whom the association is for.
+func (a *associationView) whom() podsubject.Subject {
+	return podsubject.Subject{Namespace: a.Namespace, ServiceAccount: a.ServiceAccount}
 }
 
 func (r *roleChoice) findRole(ctx context.Context, cfg aws.Config) error {

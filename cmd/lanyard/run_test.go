@@ -222,24 +222,3 @@ func TestJavaTrustsWhatTheOthersTrust(t *testing.T) {
 		t.Errorf("certificates (-want +got):\n%s", diff)
 	}
 }
-
-func TestWhichAssociationsFit(t *testing.T) {
-	for _, c := range []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"default", "default", true},
-		{"default", "default2", false},
-		{"*", "anything", true},
-		{"team-*", "team-a", true},
-		{"team-*", "a-team-a", false},
-		{"*-reader", "s3-reader", true},
-		{"*-reader", "s3-reader2", false},
-		{"a*b*c", "a-b-b-c", true},
-		{"a*b*c", "a-c-b", false},
-	} {
-		if got := fits(c.pattern, c.name); got != c.want {
-			t.Errorf("%q fits %q: %v, want %v", c.name, c.pattern, got, c.want)
-		}
-	}
-}

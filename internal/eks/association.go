@@ -14,6 +14,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/internal/subject"
 	"github.com/lanyard-id/lanyard/policy"
 )
 
@@ -102,44 +103,46 @@ type Association struct {
 }
 
 // IsPattern reports whether the association is for more than one service account.
-func (a *Association) IsPattern() bool { return isPattern(a.Namespace) || isPattern(a.ServiceAccount) }
+func (a *Association) IsPattern() bool {
+	return subject.Subject{Namespace: a.Namespace, ServiceAccount: a.ServiceAccount}.IsPattern()
+}
 
 // ExternalID is what EKS sends when it assumes a target role for a service account (EKS User Guide, "Access AWS
 // resources using EKS Pod Identity Target IAM Roles").
 func ExternalID(c *Cluster, namespace, serviceAccount string) string {
-	return externalID(c.Region, c.Account, c.Name, subject{namespace, serviceAccount})
+	return externalID(c.Region, c.Account, c.Name, subject.Subject{Namespace: namespace, ServiceAccount: serviceAccount})
 }
 
-func externalID(region, account, cluster string, who subject) string {
-	return strings.Join([]string{region, account, cluster, who.namespace, who.serviceAccount}, "/")
+func externalID(region, account, cluster string, who subject.Subject) string {
+	return strings.Join([]string{region, account, cluster, who.Namespace, who.ServiceAccount}, "/")
 }
 
 // associationKey is an association's place in its table. There is one per cluster and subject, which the table's
 // compare-and-swap therefore guarantees.
-func associationKey(cluster string, who subject) string {
-	return cluster + "/" + who.namespace + "/" + who.serviceAccount
+func associationKey(cluster string, who subject.Subject) string {
+	return cluster + "/" + who.Namespace + "/" + who.ServiceAccount
 }
 
 // splitAssociationKey is the inverse of associationKey.
-func splitAssociationKey(key string) (cluster string, who subject) {
+func splitAssociationKey(key string) (cluster string, who subject.Subject) {
 	i := strings.LastIndexByte(key, '/')
 	if i < 0 {
-		return key, subject{}
+		return key, subject.Subject{}
 	}
-	cluster, who.serviceAccount = key[:i], key[i+1:]
+	cluster, who.ServiceAccount = key[:i], key[i+1:]
 	if i = strings.LastIndexByte(cluster, '/'); i >= 0 {
-		cluster, who.namespace = cluster[:i], cluster[i+1:]
+		cluster, who.Namespace = cluster[:i], cluster[i+1:]
 	}
 	return cluster, who
 }
 
-// Association finds the association that applies to a service account: the most specific one (see moreSpecific). A miss
+// Association finds the association that applies to a service account: the most specific one (see subject.Compare). A miss
 // in memory is confirmed against the store before it is believed. A hit is not, not even a pattern's: memory is behind
 // the store by moments, and an association more specific than a pattern counts from when it arrives. nil without an error means
 // that there is none; errors wrap kv.ErrUnavailable.
 func (s *Service) Association(ctx context.Context, c *Cluster, namespace, serviceAccount string) (*Association, error) {
-	who := subject{namespace, serviceAccount}
-	if who.isPattern() || strings.Contains(namespace+serviceAccount, "/") {
+	who := subject.Subject{Namespace: namespace, ServiceAccount: serviceAccount}
+	if who.IsPattern() || strings.Contains(namespace+serviceAccount, "/") {
 		return nil, nil // not names; they must not be taken for the pattern of that text
 	}
 	cluster := clusterKey(c.Account, c.Region, c.Name)
@@ -152,17 +155,17 @@ func (s *Service) Association(ctx context.Context, c *Cluster, namespace, servic
 	return s.lookup(cluster, who), nil
 }
 
-func (s *Service) lookup(cluster string, who subject) *Association {
+func (s *Service) lookup(cluster string, who subject.Subject) *Association {
 	key := associationKey(cluster, who)
 	if a, ok := s.associations.Get(key); ok {
 		return s.association(key, a)
 	}
 	var best *associationRecord
 	var bestKey string
-	var bestSubject subject
+	var bestSubject subject.Subject
 	for key, a := range s.patterns.Get(cluster) {
 		_, pattern := splitAssociationKey(key)
-		if pattern.covers(who.namespace, who.serviceAccount) && (best == nil || moreSpecific(pattern, bestSubject) < 0) {
+		if pattern.Covers(who) && (best == nil || subject.Compare(pattern, bestSubject) < 0) {
 			best, bestKey, bestSubject = a, key, pattern
 		}
 	}
@@ -182,8 +185,8 @@ func (s *Service) association(key string, r *associationRecord) *Association {
 		ID:                 r.ID,
 		ARN:                s.associationARN(region, account, name, r.ID),
 		Cluster:            name,
-		Namespace:          who.namespace,
-		ServiceAccount:     who.serviceAccount,
+		Namespace:          who.Namespace,
+		ServiceAccount:     who.ServiceAccount,
 		RoleARN:            "arn:" + s.partition + ":iam::" + account + ":role/" + r.Role.String(),
 		TargetRoleARN:      d.Target,
 		DisableSessionTags: d.NoTags,
@@ -337,7 +340,7 @@ func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *c
 		return nil, noSuchCluster(in.ClusterName)
 	}
 	cluster := clusterKey(c.Account, c.Region, in.ClusterName)
-	who := subject{in.Namespace, in.ServiceAccount}
+	who := subject.Subject{Namespace: in.Namespace, ServiceAccount: in.ServiceAccount}
 	if err := checkSubject(who); err != nil {
 		return nil, err
 	}
@@ -364,7 +367,7 @@ func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *c
 		if in.ClientRequestToken != "" {
 			if of, r, ok := s.byRequestToken(cluster, made); ok && of != key {
 				_, who := splitAssociationKey(of)
-				return invalidRequest("The clientRequestToken was used for the association %s of %s/%s.", r.ID, who.namespace, who.serviceAccount)
+				return invalidRequest("The clientRequestToken was used for the association %s of %s/%s.", r.ID, who.Namespace, who.ServiceAccount)
 			}
 		}
 		if have, ok := s.associations.Read(tx, key); ok {
@@ -564,7 +567,7 @@ func (s *Service) pageOfAssociations(c *awsapi.Caller, in *listAssociationsIn, a
 	last := ""
 	for key, r := range s.associations.Scan(prefix, after) {
 		_, who := splitAssociationKey(key)
-		if in.Namespace != "" && who.namespace != in.Namespace || in.ServiceAccount != "" && who.serviceAccount != in.ServiceAccount {
+		if in.Namespace != "" && who.Namespace != in.Namespace || in.ServiceAccount != "" && who.ServiceAccount != in.ServiceAccount {
 			continue
 		}
 		if len(out.Associations) == pageSize(in.MaxResults) {
@@ -574,8 +577,8 @@ func (s *Service) pageOfAssociations(c *awsapi.Caller, in *listAssociationsIn, a
 		last = strings.TrimPrefix(key, all)
 		out.Associations = append(out.Associations, associationSummary{
 			ClusterName:    in.ClusterName,
-			Namespace:      who.namespace,
-			ServiceAccount: who.serviceAccount,
+			Namespace:      who.Namespace,
+			ServiceAccount: who.ServiceAccount,
 			AssociationArn: s.associationARN(c.Region, c.Account, in.ClusterName, r.ID),
 			AssociationId:  r.ID,
 			OwnerArn:       r.detail().Owner,

@@ -540,7 +540,7 @@ func requestHash(token string, in *createClusterIn) (string, error) {
 // addCluster stores a new cluster, and the issuer with it: a hosted one, unless the record names the cluster's own. It
 // returns the cluster that is there afterwards, which may be one that the same request has made before.
 func (s *Service) addCluster(ctx context.Context, c *awsapi.Caller, name string, r *clusterRecord) (*clusterRecord, error) {
-	if isPattern(c.Region) || !validName(c.Region, 63, false) {
+	if strings.Contains(c.Region, "*") || !validName(c.Region, 63, false) {
 		return nil, invalidParameter("%q is not the name of a region.", c.Region) // it becomes part of ARNs and host names
 	}
 	key := clusterKey(c.Account, c.Region, name)

@@ -84,7 +84,7 @@ func New(c Config) *Service {
 	s.byID = kv.NewIndex(s.associations, func(_ string, a *associationRecord) []string { return []string{idHead(a.ID)} })
 	s.patterns = kv.NewIndex(s.associations, func(key string, _ *associationRecord) []string {
 		cluster, who := splitAssociationKey(key)
-		if !who.isPattern() {
+		if !who.IsPattern() {
 			return nil
 		}
 		return []string{cluster}

@@ -5,45 +5,18 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/lanyard-id/lanyard/internal/subject"
 )
-
-// Subject says whom an association is for. From AWS it is one service account; from Lanyard, namespace and service account
-// may be patterns in which * stands for any text.
-type Subject struct{ Namespace, ServiceAccount string }
-
-func (s Subject) isPattern() bool { return strings.Contains(s.Namespace+s.ServiceAccount, "*") }
-
-// covers reports whether a pattern includes a service account.
-func (s Subject) covers(who Subject) bool {
-	return fits(s.Namespace, who.Namespace) && fits(s.ServiceAccount, who.ServiceAccount)
-}
-
-// fits reports whether a name fits a pattern. The leftmost match of each literal part is enough, since what follows can then
-// only have more room.
-func fits(pattern, name string) bool {
-	part, rest, wild := strings.Cut(pattern, "*")
-	if !wild {
-		return pattern == name
-	}
-	name, ok := strings.CutPrefix(name, part)
-	for ok {
-		if part, rest, wild = strings.Cut(rest, "*"); !wild {
-			return strings.HasSuffix(name, part)
-		}
-		_, name, ok = strings.Cut(name, part)
-	}
-	return false
-}
 
 // AssociationsConfig is what Associations needs.
 type AssociationsConfig struct {
 	// List returns all associations of the cluster. Required.
-	List func(context.Context) ([]Subject, error)
+	List func(context.Context) ([]subject.Subject, error)
 	// Find asks whether there is an association for exactly this service account, by its own names. Required.
-	Find func(context.Context, Subject) (bool, error)
+	Find func(context.Context, subject.Subject) (bool, error)
 	// Every is the time from one List to the next: how long a pattern takes to be seen that is made while pods are, and an
 	// association that is deleted. Required.
 	Every time.Duration
@@ -57,17 +30,17 @@ type AssociationsConfig struct {
 // by asking.
 type Associations struct {
 	c    AssociationsConfig
-	find *flights[Subject, bool]
+	find *flights[subject.Subject, bool]
 
 	mu       sync.RWMutex
-	names    map[Subject]struct{}
-	patterns []Subject
+	names    map[subject.Subject]struct{}
+	patterns []subject.Subject
 }
 
 // NewAssociations returns Associations with nothing in memory; Run fills it.
 func NewAssociations(c AssociationsConfig) *Associations {
-	a := &Associations{c: c, names: map[Subject]struct{}{}}
-	a.find = newFlights(c.FindTimeout, func(ctx context.Context, who Subject) (bool, error) {
+	a := &Associations{c: c, names: map[subject.Subject]struct{}{}}
+	a.find = newFlights(c.FindTimeout, func(ctx context.Context, who subject.Subject) (bool, error) {
 		start := time.Now()
 		found, err := c.Find(ctx, who)
 		c.Metrics.lookedUp(sourceAssociations, found, err, time.Since(start))
@@ -78,14 +51,14 @@ func NewAssociations(c AssociationsConfig) *Associations {
 
 // Memory reports whether an association for the service account is in memory.
 func (a *Associations) Memory(namespace, serviceAccount string) bool {
-	who := Subject{namespace, serviceAccount}
+	who := subject.Subject{Namespace: namespace, ServiceAccount: serviceAccount}
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	if _, ok := a.names[who]; ok {
 		return true
 	}
 	for _, p := range a.patterns {
-		if p.covers(who) {
+		if p.Covers(who) {
 			return true
 		}
 	}
@@ -94,7 +67,7 @@ func (a *Associations) Memory(namespace, serviceAccount string) bool {
 
 // Live asks whether the service account has an association by its own names, and keeps one that is found.
 func (a *Associations) Live(ctx context.Context, namespace, serviceAccount string) (bool, error) {
-	who := Subject{namespace, serviceAccount}
+	who := subject.Subject{Namespace: namespace, ServiceAccount: serviceAccount}
 	found, err := a.find.do(ctx, who)
 	if found {
 		a.mu.Lock()
@@ -126,9 +99,9 @@ func (a *Associations) refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list associations: %w", err)
 	}
-	names, patterns := make(map[Subject]struct{}, len(list)), []Subject(nil)
+	names, patterns := make(map[subject.Subject]struct{}, len(list)), []subject.Subject(nil)
 	for _, s := range list {
-		if s.isPattern() {
+		if s.IsPattern() {
 			patterns = append(patterns, s)
 		} else {
 			names[s] = struct{}{}

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"regexp"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
+	"github.com/lanyard-id/lanyard/internal/subject"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
@@ -19,7 +17,7 @@ func TestAssociationsAreListedAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := metrics(t)
 		type controlPlane struct {
-			list  []webhook.Subject
+			list  []subject.Subject
 			found bool
 			down  error
 		}
@@ -36,8 +34,8 @@ func TestAssociationsAreListedAgainAndAgain(t *testing.T) {
 			return current
 		}
 		a := webhook.NewAssociations(webhook.AssociationsConfig{
-			List:  func(context.Context) ([]webhook.Subject, error) { return get().list, get().down },
-			Find:  func(context.Context, webhook.Subject) (bool, error) { return get().found, get().down },
+			List:  func(context.Context) ([]subject.Subject, error) { return get().list, get().down },
+			Find:  func(context.Context, subject.Subject) (bool, error) { return get().found, get().down },
 			Every: time.Minute, ListTimeout: time.Second, FindTimeout: time.Second, Metrics: m, Log: slog.New(slog.DiscardHandler),
 		})
 		ctx, stop := context.WithCancel(t.Context())
@@ -51,7 +49,7 @@ func TestAssociationsAreListedAgainAndAgain(t *testing.T) {
 			}
 		}
 		check("at first", false)
-		set(controlPlane{list: []webhook.Subject{{Namespace: "web", ServiceAccount: "reader"}}})
+		set(controlPlane{list: []subject.Subject{{Namespace: "web", ServiceAccount: "reader"}}})
 		time.Sleep(50 * time.Second)
 		check("before the next list", false)
 		time.Sleep(10 * time.Second)
@@ -62,7 +60,7 @@ func TestAssociationsAreListedAgainAndAgain(t *testing.T) {
 		set(controlPlane{})
 		time.Sleep(time.Minute)
 		check("when it has gone from the list", false)
-		set(controlPlane{list: []webhook.Subject{{Namespace: "w*b", ServiceAccount: "*"}}})
+		set(controlPlane{list: []subject.Subject{{Namespace: "w*b", ServiceAccount: "*"}}})
 		time.Sleep(time.Minute)
 		check("by a pattern", true)
 		set(controlPlane{})
@@ -77,42 +75,5 @@ func TestAssociationsAreListedAgainAndAgain(t *testing.T) {
 			t.Errorf("asked for what is there: %v, %v", ok, err)
 		}
 		check("when it was found", true)
-	})
-}
-
-func TestPatterns(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"web", "web", true}, {"web", "we", false}, {"web", "webs", false}, {"*", "", true}, {"*", "web", true}, {"", "", true}, {"", "x", false},
-		{"w*", "web", true}, {"w*", "w", true}, {"w*", "aw", false}, {"*b", "web", true}, {"*b", "webs", false},
-		{"w*b", "web", true}, {"w*b", "wb", true}, {"w*b", "w", false}, {"aa*aa", "aaa", false}, {"a*b*c", "aXbYbZc", true}, {"a*b*c", "acb", false},
-		{"team-*-*", "team-a-b", true}, {"team-*-*", "team-a", false}, {"*a*", "bab", true}, {"*a*", "bbb", false}, {"*ab", "aab", true},
-	} {
-		if got := webhook.Fits(c.pattern, c.name); got != c.want {
-			t.Errorf("%q and %q: got %v", c.pattern, c.name, got)
-		}
-	}
-}
-
-// A pattern is what it would be as a regular expression.
-func FuzzPattern(f *testing.F) {
-	f.Add("team-*", "team-a")
-	f.Add("a*b*a", "aba")
-	f.Add("**", "")
-	f.Fuzz(func(t *testing.T, pattern, name string) {
-		parts := strings.Split(pattern, "*")
-		if len(parts) > 20 || len(name) > 300 || !utf8.ValidString(pattern) || !utf8.ValidString(name) {
-			return
-		}
-		for i, p := range parts {
-			parts[i] = regexp.QuoteMeta(p)
-		}
-		want := regexp.MustCompile(`(?s)^(?:` + strings.Join(parts, ".*") + `)$`).MatchString(name)
-		if got := webhook.Fits(pattern, name); got != want {
-			t.Errorf("%q and %q: got %v, want %v", pattern, name, got, want)
-		}
 	})
 }

@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/lanyard-id/lanyard/internal/subject"
 )
 
 const (
@@ -55,9 +57,9 @@ func BenchmarkReview(b *testing.B) {
 		}
 	}
 	associations := NewAssociations(AssociationsConfig{
-		List: func(context.Context) (list []Subject, err error) {
+		List: func(context.Context) (list []subject.Subject, err error) {
 			for i := range benchAssociations {
-				list = append(list, Subject{fmt.Sprintf("namespace-%d", i%100), fmt.Sprintf("service-account-%d", i)})
+				list = append(list, subject.Subject{Namespace: fmt.Sprintf("namespace-%d", i%100), ServiceAccount: fmt.Sprintf("service-account-%d", i)})
 			}
 			return list, nil
 		},

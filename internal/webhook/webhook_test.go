@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/lanyard-id/lanyard/internal/podspec"
+	"github.com/lanyard-id/lanyard/internal/subject"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
@@ -30,7 +31,7 @@ const role = "arn:aws:iam::111122223333:role/reader"
 // world is a cluster and a control plane: what is there, and what of it memory has seen.
 type world struct {
 	accounts, seenAccounts         map[string]*corev1.ServiceAccount // by namespace/name
-	associations, seenAssociations []webhook.Subject
+	associations, seenAssociations []subject.Subject
 	noPodIdentity                  bool
 	accountsDown, associationsDown error
 	failClosed                     bool
@@ -76,11 +77,11 @@ func (w *world) listAndFind(t testing.TB, m *webhook.Metrics) *webhook.Associati
 	ctx, cancel := context.WithCancel(t.Context())
 	listed := make(chan struct{})
 	a := webhook.NewAssociations(webhook.AssociationsConfig{
-		List: func(context.Context) ([]webhook.Subject, error) {
+		List: func(context.Context) ([]subject.Subject, error) {
 			defer close(listed)
 			return w.seenAssociations, nil
 		},
-		Find: func(_ context.Context, who webhook.Subject) (bool, error) {
+		Find: func(_ context.Context, who subject.Subject) (bool, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.finds++
@@ -216,7 +217,7 @@ func TestPodsAreGivenWhatTheirServiceAccountHas(t *testing.T) {
 	t.Parallel()
 	annotated, plain := only(account("eks.amazonaws.com/role-arn", role)), only(account())
 	invalid := only(account("eks.amazonaws.com/role-arn", "arn:aws:iam::1:role/r"))
-	reader := []webhook.Subject{{Namespace: "web", ServiceAccount: "reader"}}
+	reader := []subject.Subject{{Namespace: "web", ServiceAccount: "reader"}}
 	down := errors.New("it is down")
 	for _, c := range []struct {
 		name              string
@@ -245,12 +246,12 @@ func TestPodsAreGivenWhatTheirServiceAccountHas(t *testing.T) {
 			want: podIdentity(), finds: 1, outcome: "mutated"},
 		{name: "an association goes before an invalid role", world: world{accounts: invalid, seenAccounts: invalid, seenAssociations: reader},
 			want: podIdentity(), outcome: "mutated"},
-		{name: "an association by a pattern", world: world{accounts: plain, seenAccounts: plain, seenAssociations: []webhook.Subject{{Namespace: "w*", ServiceAccount: "*"}}},
+		{name: "an association by a pattern", world: world{accounts: plain, seenAccounts: plain, seenAssociations: []subject.Subject{{Namespace: "w*", ServiceAccount: "*"}}},
 			want: podIdentity(), outcome: "mutated"},
 		{name: "nothing", world: world{accounts: plain, seenAccounts: plain}, accounts: 1, finds: 1, outcome: "none"},
 		{name: "others' associations", world: world{accounts: plain, seenAccounts: plain,
-			associations:     []webhook.Subject{{Namespace: "web", ServiceAccount: "writer"}, {Namespace: "reader", ServiceAccount: "web"}},
-			seenAssociations: []webhook.Subject{{Namespace: "web", ServiceAccount: "writer"}, {Namespace: "x*", ServiceAccount: "*"}}},
+			associations:     []subject.Subject{{Namespace: "web", ServiceAccount: "writer"}, {Namespace: "reader", ServiceAccount: "web"}},
+			seenAssociations: []subject.Subject{{Namespace: "web", ServiceAccount: "writer"}, {Namespace: "x*", ServiceAccount: "*"}}},
 			accounts: 1, finds: 1, outcome: "none"},
 		{name: "a service account that is not there", world: world{}, accounts: 1, finds: 1, outcome: "none"},
 		{name: "an invalid role: the pod stays as it is, and somebody is told", world: world{accounts: invalid, seenAccounts: invalid},
@@ -409,7 +410,7 @@ func patchedPod(t *testing.T, h http.Handler, pod string) string {
 func TestReinvocation(t *testing.T) {
 	t.Parallel()
 	annotated := only(account("eks.amazonaws.com/role-arn", role))
-	reader := []webhook.Subject{{Namespace: "web", ServiceAccount: "reader"}}
+	reader := []subject.Subject{{Namespace: "web", ServiceAccount: "reader"}}
 	before, _ := (&world{accounts: annotated}).handler(t)
 	after, _ := (&world{accounts: annotated, associations: reader}).handler(t)
 	for _, c := range []struct {
@@ -439,7 +440,7 @@ func TestReinvocation(t *testing.T) {
 func TestVolumesAloneAreNoWay(t *testing.T) {
 	t.Parallel()
 	plain := only(account())
-	h, _ := (&world{accounts: plain, seenAccounts: plain, associations: []webhook.Subject{{Namespace: "web", ServiceAccount: "reader"}}}).handler(t)
+	h, _ := (&world{accounts: plain, seenAccounts: plain, associations: []subject.Subject{{Namespace: "web", ServiceAccount: "reader"}}}).handler(t)
 	pod := strings.Replace(plainPod, `"containers"`, `"volumes": [{"name": "aws-iam-token", "emptyDir": {}}], "containers"`, 1)
 	if diff := cmp.Diff(append(podIdentity(), "aws-iam-token"), given(t, pod, send(t, h, createReview(pod)).Response)); diff != "" {
 		t.Errorf("what the pod gets (-want +got):\n%s", diff)

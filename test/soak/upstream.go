@@ -175,7 +175,7 @@ func refuse(w http.ResponseWriter, status int, code string) {
 // podOf reads the pod's UID from a token. The agent has the keys, and so nothing forged may come this far: signatures are
 // looked at where answers are.
 func podOf(token string) (uid string, err error) {
-	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	parsed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
 		return "", err
 	}
