@@ -23,43 +23,24 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// What the webhook may do at the API server, and no more.
-const webhookRoles = `
-[{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "webhook"}, "rules": [
-	{"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "list", "watch"]},
-	{"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-	{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-	{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-	{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["lanyard-ca"], "verbs": ["get", "list", "update"]},
-	{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"], "resourceNames": ["pod-identity-webhook"],
-	 "verbs": ["get", "update"]}]},
- {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "webhook"},
-	"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "webhook"},
-	"subjects": [{"kind": "ServiceAccount", "namespace": "lanyard", "name": "webhook"}]},
- {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"namespace": "lanyard", "name": "webhook"}, "rules": [
-	{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-	{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["pod-identity-webhook"], "verbs": ["get", "update"]}]},
- {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"namespace": "lanyard", "name": "webhook"},
-	"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "webhook"},
-	"subjects": [{"kind": "ServiceAccount", "namespace": "lanyard", "name": "webhook"}]}]`
-
-// webhookKubeconfig makes the webhook's service account, with its roles, and returns a kubeconfig of it.
+// webhookKubeconfig applies the webhook's manifests but for its registration, and returns a kubeconfig of its service account.
 func (k *apiServer) webhookKubeconfig() string {
 	k.t.Helper()
-	k.must(http.MethodPost, "/api/v1/namespaces", `{"metadata": {"name": "lanyard"}}`)
-	k.must(http.MethodPost, "/api/v1/namespaces/lanyard/serviceaccounts", `{"metadata": {"name": "webhook"}}`)
-	var objects []json.RawMessage
-	if err := json.Unmarshal([]byte(webhookRoles), &objects); err != nil {
-		k.t.Fatal(err)
-	}
-	for i, path := range []string{"clusterroles", "clusterrolebindings", "namespaces/lanyard/roles", "namespaces/lanyard/rolebindings"} {
-		k.must(http.MethodPost, "/apis/rbac.authorization.k8s.io/v1/"+path, string(objects[i]))
+	m := readWebhookManifests(k.t)
+	k.must(http.MethodPost, "/api/v1/namespaces", fmt.Sprintf(`{"metadata": {"name": %q}}`, m.kustomization.Namespace))
+	for _, o := range m.objects {
+		if o != runtime.Object(m.registration) {
+			k.create(o)
+		}
 	}
 	var reply struct{ Status struct{ Token string } }
-	read(k.t, k.must(http.MethodPost, "/api/v1/namespaces/lanyard/serviceaccounts/webhook/token", `{"spec": {}}`), &reply)
+	read(k.t, k.must(http.MethodPost, "/api/v1/namespaces/"+m.account.Namespace+"/serviceaccounts/"+m.account.Name+"/token", `{"spec": {}}`), &reply)
 	text, err := os.ReadFile(k.kubeconfig)
 	if err != nil {
 		k.t.Fatal(err)
@@ -69,6 +50,29 @@ func (k *apiServer) webhookKubeconfig() string {
 		k.t.Fatal(err)
 	}
 	return file
+}
+
+// create creates an object of a manifest. What the API server does not know, or does not take, fails the test.
+func (k *apiServer) create(o runtime.Object) {
+	k.t.Helper()
+	object, err := meta.Accessor(o)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	body, err := json.Marshal(o)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	kind := o.GetObjectKind().GroupVersionKind()
+	path := "/apis/" + kind.GroupVersion().String()
+	if kind.Group == "" {
+		path = "/api/" + kind.Version
+	}
+	if object.GetNamespace() != "" {
+		path += "/namespaces/" + object.GetNamespace()
+	}
+	resource, _ := meta.UnsafeGuessKindToResource(kind)
+	k.must(http.MethodPost, path+"/"+resource.Resource+"?fieldValidation=Strict", string(body))
 }
 
 func read(t testing.TB, text []byte, into any) {
@@ -155,19 +159,21 @@ func waitReady(t *testing.T, admin string) {
 	}
 }
 
-// register has the API server ask webhooks at these addresses; they are to see to the trust in them.
+// register has the API server ask webhooks at these addresses, as the manifest has it ask the service; they are to see to the trust in them.
 func (k *apiServer) register(failurePolicy string, addresses ...string) {
 	k.t.Helper()
-	var webhooks []string
+	registration := readWebhookManifests(k.t).registration
+	policy, timeout := admissionv1.FailurePolicyType(failurePolicy), int32(20) // of lookups that may take 10 s
+	var webhooks []admissionv1.MutatingWebhook
 	for i, a := range addresses {
-		webhooks = append(webhooks, fmt.Sprintf(`{"name": "replica-%d.lanyard.dev", "clientConfig": {"url": "https://%s/mutate"}, "failurePolicy": %q,
-			"reinvocationPolicy": "IfNeeded", "sideEffects": "NoneOnDryRun", "timeoutSeconds": 20, "admissionReviewVersions": ["v1", "v1beta1"],
-			"objectSelector": {"matchExpressions": [{"key": "eks.amazonaws.com/skip-pod-identity-webhook", "operator": "DoesNotExist"}]},
-			"rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]},
-			          {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["pods/ephemeralcontainers"]}]}`, i, a, failurePolicy))
+		url := "https://" + a + *registration.Webhooks[0].ClientConfig.Service.Path
+		w := registration.Webhooks[0].DeepCopy()
+		w.Name, w.ClientConfig = fmt.Sprintf("replica-%d.%s", i, w.Name), admissionv1.WebhookClientConfig{URL: &url}
+		w.FailurePolicy, w.TimeoutSeconds = &policy, &timeout
+		webhooks = append(webhooks, *w)
 	}
-	k.must(http.MethodPost, "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
-		`{"metadata": {"name": "pod-identity-webhook"}, "webhooks": [`+strings.Join(webhooks, ",")+`]}`)
+	registration.Webhooks = webhooks
+	k.create(registration)
 }
 
 // createPod creates a pod of a service account, and returns what the API server made of it, and its warnings.

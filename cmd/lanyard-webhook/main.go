@@ -71,6 +71,7 @@ type config struct {
 	syncPeriod, lookupTimeout, stopDelay       time.Duration
 	caFiles                                    []string      // whose certificates are published to the pods' namespaces
 	reportPeriod                               time.Duration // 0 reports nothing
+	reportExcept                               string        // namespaces, with commas between
 	failClosed                                 bool
 	composeRole                                bool
 	account                                    string
@@ -135,6 +136,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.BoolVar(&c.failClosed, "fail-closed", false, "refuse pods of which it cannot be told whether they have a role, instead of admitting them with a warning")
 	flags.DurationVar(&c.stopDelay, "stop-delay", 5*time.Second, "`time` to go on serving after SIGTERM, while the service's endpoints change")
 	flags.DurationVar(&c.reportPeriod, "report-period", time.Minute, "`time` from one look for pods that run without the identity of their service account to the next; 0 does not look")
+	flags.StringVar(&c.reportExcept, "report-except", "kube-system", "`namespaces`, with commas between, that the registration leaves out, as it does --namespace: their pods are not reported")
 	flags.StringVar(&c.logLevel, "log-level", "info", "log `level`: debug, info, warn or error")
 	flags.Func("v", "log `verbosity` as AWS's webhook takes it: from 4 on it is --log-level debug", func(s string) error {
 		n, err := strconv.Atoi(s)

@@ -22,7 +22,7 @@ func TestParse(t *testing.T) {
 		logLevel: "info", port: 443, metricsPort: 9999, inCluster: true,
 		tlsCert: "/etc/webhook/certs/tls.crt", tlsKey: "/etc/webhook/certs/tls.key",
 		namespace: "eks", service: "pod-identity-webhook", tlsSecret: "pod-identity-webhook", webhookName: "pod-identity-webhook",
-		syncPeriod: 15 * time.Second, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute,
+		syncPeriod: 15 * time.Second, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute, reportExcept: "kube-system",
 		settings: podspec.Settings{
 			AnnotationPrefix: "eks.amazonaws.com", TokenExpiration: 86400, AgentURI: "http://169.254.170.23/v1/credentials",
 			WebIdentity: podspec.Projection{MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount", Audience: "sts.amazonaws.com"},

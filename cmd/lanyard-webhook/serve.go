@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	if c.reportPeriod > 0 {
 		jobs = append(jobs, webhook.NewReporter(webhook.ReporterConfig{
 			Settings: c.settings, Pods: core, Events: core, Accounts: reviews.Accounts, Associations: associations,
-			Every: c.reportPeriod, Metrics: metrics, Log: log,
+			Except: append(strings.Split(c.reportExcept, ","), c.namespace), Every: c.reportPeriod, Metrics: metrics, Log: log,
 		}).Run)
 	}
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,7 @@ type ReporterConfig struct {
 	Events       corev1client.EventsGetter // required; may create events
 	Accounts     Accounts                  // required; only Memory is used
 	Associations *Associations             // nil for none
+	Except       []string                  // namespaces that the registration leaves out, so that their pods lack nothing
 	Every        time.Duration             // from one look to the next; required
 	Metrics      *Metrics                  // required
 	Log          *slog.Logger
@@ -82,7 +84,7 @@ func (r *Reporter) look(ctx context.Context) error {
 // lacks returns what a pod's service account has, in words, if the pod has nothing of it. A role that no pod could be given
 // does not count.
 func (r *Reporter) lacks(pod *corev1.Pod) string {
-	if _, skip := pod.Labels[SkipLabel]; skip || pod.DeletionTimestamp != nil {
+	if _, skip := pod.Labels[SkipLabel]; skip || pod.DeletionTimestamp != nil || slices.Contains(r.Except, pod.Namespace) {
 		return ""
 	}
 	if r.Settings.Mutated(pod, podspec.PodIdentity) || r.Settings.Mutated(pod, podspec.WebIdentity) {
