@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,13 @@ func (s *source) set(f func(*source)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(s)
+}
+
+// asked returns when the source was asked so far.
+func (s *source) asked() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.times)
 }
 
 // wantCalls checks how often a token was traded so far.
@@ -238,9 +246,9 @@ func TestFailuresAreBounded(t *testing.T) {
 		}
 		remembered := 0
 		for i := range 5000 {
-			before := len(f.times)
+			before := len(f.asked())
 			f.wantErr(fmt.Sprint(i), errBusy)
-			if len(f.times) == before {
+			if len(f.asked()) == before {
 				remembered++
 			}
 		}
@@ -364,7 +372,7 @@ func TestRefreshesAreSpread(t *testing.T) {
 		}
 		f.after(3*time.Hour + 5*time.Second)
 		perMinute := map[time.Time]int{}
-		for _, at := range f.times[n:] {
+		for _, at := range f.asked()[n:] {
 			perMinute[at.Truncate(time.Minute)]++
 		}
 		for at, calls := range perMinute {
@@ -372,8 +380,8 @@ func TestRefreshesAreSpread(t *testing.T) {
 				t.Errorf("%d refreshes in the minute of %s", calls, at)
 			}
 		}
-		if len(f.times) != 2*n || len(perMinute) < 40 {
-			t.Errorf("%d fetches, the refreshes in %d minutes", len(f.times), len(perMinute))
+		if len(f.asked()) != 2*n || len(perMinute) < 40 {
+			t.Errorf("%d fetches, the refreshes in %d minutes", len(f.asked()), len(perMinute))
 		}
 	})
 }
@@ -382,7 +390,7 @@ func TestKeepsOldWhileARefreshIsSlow(t *testing.T) {
 	run(t, nil, func(f *fixture) {
 		f.want("a", "a#1")
 		f.set(func(s *source) { s.takes = 8 * time.Second })
-		for len(f.times) < 2 {
+		for len(f.asked()) < 2 {
 			f.after(time.Second)
 		}
 		f.want("a", "a#1")
@@ -540,7 +548,7 @@ func TestRefreshesArePacedTheMostUrgentFirst(t *testing.T) {
 			f.after(time.Second)
 		}
 		f.after(6*time.Hour - 5*time.Minute)
-		refreshes := f.times[60:]
+		refreshes := f.asked()[60:]
 		if len(refreshes) < 60 || len(refreshes) > len(paced) {
 			t.Fatalf("%d refreshes at %d paces", len(refreshes), len(paced))
 		}
@@ -578,7 +586,7 @@ func TestOutage(t *testing.T) {
 			}
 		}
 		everybody()
-		f.times = nil
+		f.set(func(s *source) { s.times = nil })
 		for _, phase := range []struct {
 			hours int
 			is    func(*source)
@@ -595,8 +603,9 @@ func TestOutage(t *testing.T) {
 				everybody()
 			}
 		}
-		for i, at := range f.times {
-			if i >= 4 && at.Sub(f.times[i-4]) < time.Second {
+		asked := f.asked()
+		for i, at := range asked {
+			if i >= 4 && at.Sub(asked[i-4]) < time.Second {
 				t.Fatalf("five calls within a second, at %s", at)
 			}
 		}
