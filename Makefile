@@ -17,7 +17,7 @@ test: ## Run the tests that need nothing but Go
 e2e: ## Run the tests with the other languages' clients and a Kubernetes API server, which are installed into .cache/
 	test/clients/install.sh .cache/clients
 	CGO_ENABLED=0 $(GO) build -C test/kubernetes -trimpath -ldflags '-s -w' -o ../../.cache/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
-	$(GO) test -tags e2e -timeout 15m -count=1 ./test
+	$(GO) test -race -tags e2e -timeout 15m -count=1 ./test
 
 lint: ## Check the formatting and run the linters
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
