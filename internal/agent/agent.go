@@ -200,6 +200,9 @@ func (a *Agent) serve(w http.ResponseWriter, r *http.Request) {
 		header.Set("Content-Length", v.length)
 		if _, err = w.Write(v.body); err != nil {
 			err = fmt.Errorf("write credentials: %w", err)
+		} else if !hit {
+			// Many may have waited for the same fetch: they all get their answers before any of them is logged.
+			http.NewResponseController(w).Flush() //nolint:errcheck // a broken connection is its client's affair
 		}
 	}
 	took := time.Since(start)
