@@ -74,7 +74,7 @@ func BenchmarkMemory(b *testing.B) {
 			}
 		}
 		b.ReportMetric(resident(b, agent.Process.Pid), "MiB-filled")
-		time.Sleep(30 * time.Second)
+		time.Sleep(30 * time.Second) // in which a program without requests gives back what it does not need
 		b.ReportMetric(resident(b, agent.Process.Pid), "MiB-later")
 		if err := agent.Process.Kill(); err != nil {
 			b.Fatal(err)

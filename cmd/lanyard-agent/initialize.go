@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"net/netip"
 
@@ -29,15 +28,10 @@ func parseInitialize(args []string, stderr io.Writer) (*initializeConfig, error)
 	for _, name := range []string{"v", "verbosity"} {
 		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
 	}
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errUsage
+	if err := daemon.ParseFlags(flags, args); err != nil {
+		return nil, err
 	}
 	switch {
-	case flags.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case c.link == "":
 		return nil, errors.New("--link must not be empty")
 	}

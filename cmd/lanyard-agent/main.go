@@ -10,15 +10,13 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
-	"os/signal"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/daemon"
 )
 
 const usage = `usage: lanyard-agent COMMAND [FLAGS]
@@ -30,27 +28,12 @@ const usage = `usage: lanyard-agent COMMAND [FLAGS]
 Run "lanyard-agent COMMAND -h" for the flags of a command.
 `
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		os.Exit(2) // what is wrong has been printed with the usage
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "lanyard-agent:", err)
-		os.Exit(1)
-	}
-}
-
-// errUsage is returned after the usage has been printed.
-var errUsage = errors.New("usage")
+func main() { daemon.Main("lanyard-agent", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)
-		return errUsage
+		return daemon.ErrUsage
 	}
 	switch args[0] {
 	case "server":
@@ -69,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 	fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
-	return errUsage
+	return daemon.ErrUsage
 }
 
 func version() string {
@@ -151,14 +134,8 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	for _, name := range []string{"v", "verbosity"} {
 		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
 	}
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errUsage
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	if err := daemon.ParseFlags(flags, args); err != nil {
+		return nil, err
 	}
 	return c, c.check()
 }

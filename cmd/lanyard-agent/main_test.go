@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lanyard-id/lanyard/internal/daemon"
 )
 
 func TestParseServer(t *testing.T) {
@@ -95,11 +97,11 @@ func TestParseServer(t *testing.T) {
 
 func TestCommands(t *testing.T) {
 	var out, errs bytes.Buffer
-	if err := run(t.Context(), nil, &out, &errs); !errors.Is(err, errUsage) || !strings.Contains(errs.String(), "usage:") {
+	if err := run(t.Context(), nil, &out, &errs); !errors.Is(err, daemon.ErrUsage) || !strings.Contains(errs.String(), "usage:") {
 		t.Errorf("no command: %v, %s", err, &errs)
 	}
 	errs.Reset()
-	if err := run(t.Context(), []string{"x"}, &out, &errs); !errors.Is(err, errUsage) || !strings.Contains(errs.String(), `"x"`) {
+	if err := run(t.Context(), []string{"x"}, &out, &errs); !errors.Is(err, daemon.ErrUsage) || !strings.Contains(errs.String(), `"x"`) {
 		t.Errorf("unknown command: %v, %s", err, &errs)
 	}
 	if err := run(t.Context(), []string{"initialize", "extra"}, &out, &errs); err == nil { // no test may change this machine's interfaces

@@ -8,33 +8,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime/debug"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/podspec"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		os.Exit(2) // what is wrong has been printed with the usage
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "lanyard-webhook:", err)
-		os.Exit(1)
-	}
-}
-
-// errUsage is returned after the usage has been printed.
-var errUsage = errors.New("usage")
+func main() { daemon.Main("lanyard-webhook", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c, err := parse(args, stderr)
@@ -152,15 +135,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.Duration("resync-period", time.Minute, "taken for AWS's manifests; nothing depends on it")
 	flags.Duration("service-account-lookup-grace-period", 0, "taken for AWS's manifests; service accounts are looked up at once")
 	watchConfigMap := flags.Bool("watch-config-map", false, "not supported: annotate service accounts, or make associations")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, errUsage
+	if err := daemon.ParseFlags(flags, args); err != nil {
+		return nil, err
 	}
 	switch {
-	case flags.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case *watchConfigMap:
 		return nil, errors.New("--watch-config-map is not supported: annotate service accounts, or make associations")
 	case c.cluster != "" && c.identitiesFile != "":

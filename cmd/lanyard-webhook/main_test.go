@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/podspec"
 	"github.com/lanyard-id/lanyard/internal/subject"
 )
@@ -100,7 +101,7 @@ func TestCommand(t *testing.T) {
 	if err := run(t.Context(), []string{"-h"}, &out, &errs); !errors.Is(err, flag.ErrHelp) || !strings.Contains(errs.String(), "-cluster-name") {
 		t.Errorf("-h: %v, %s", err, &errs)
 	}
-	if err := run(t.Context(), []string{"--port", "x"}, &out, &errs); !errors.Is(err, errUsage) {
+	if err := run(t.Context(), []string{"--port", "x"}, &out, &errs); !errors.Is(err, daemon.ErrUsage) {
 		t.Errorf("a port that is none: %v", err)
 	}
 	if err := run(t.Context(), []string{"--kubeconfig", "/nowhere"}, &out, &errs); err == nil || !strings.Contains(err.Error(), "/nowhere") {

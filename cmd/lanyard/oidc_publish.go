@@ -26,6 +26,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lanyard-id/lanyard/internal/idtoken"
+	"github.com/lanyard-id/lanyard/internal/oidc"
 )
 
 // defaultKeysPath is where the keys go, below the issuer's URL, unless a discovery document that is there says otherwise: it is
@@ -175,35 +176,16 @@ func (c *cli) printPublished(out published) error {
 	return nil
 }
 
-// discoveryDocument is OpenID provider metadata (OpenID Connect Discovery 1.0, section 3), with the members that AWS's STS insists on and
-// those that the issuers of EKS have besides.
-type discoveryDocument struct {
-	Issuer        string   `json:"issuer"`
-	KeysURL       string   `json:"jwks_uri"`
-	Authorization string   `json:"authorization_endpoint"`
-	ResponseTypes []string `json:"response_types_supported"`
-	SubjectTypes  []string `json:"subject_types_supported"`
-	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-	Claims        []string `json:"claims_supported"`
-}
-
-func discoveryFor(issuer, keysPath string, keys []jose.JSONWebKey) discoveryDocument {
-	algorithms := []string{string(jose.RS256)} // which section 3 wants among them
+// discoveryFor returns the discovery document for the keys, which are at a path below the issuer's URL.
+func discoveryFor(issuer, keysPath string, keys []jose.JSONWebKey) oidc.Metadata {
+	algorithms := []string{string(jose.RS256)} // which OpenID Connect Discovery 1.0, section 3, wants among them
 	for _, k := range keys {
 		if k.Algorithm != "" {
 			algorithms = append(algorithms, k.Algorithm)
 		}
 	}
 	slices.Sort(algorithms)
-	return discoveryDocument{
-		Issuer:        issuer,
-		KeysURL:       below(issuer, keysPath),
-		Authorization: "urn:kubernetes:programmatic_authorization",
-		ResponseTypes: []string{"id_token"},
-		SubjectTypes:  []string{"public"},
-		Algorithms:    slices.Compact(algorithms),
-		Claims:        []string{"sub", "iss"},
-	}
+	return oidc.NewMetadata(issuer, below(issuer, keysPath), slices.Compact(algorithms)...)
 }
 
 // issuerFiles are the documents of an issuer as they are found; nil where there is none.
@@ -247,7 +229,7 @@ func readIfThere(ctx context.Context, from place, name string) (*document, error
 
 // keysPathOf reads from a discovery document where its keys are, below the issuer.
 func keysPathOf(discovery []byte, issuer string) (string, error) {
-	var have discoveryDocument
+	var have oidc.Metadata
 	if err := json.Unmarshal(discovery, &have); err != nil {
 		return "", withHint(fmt.Errorf("the discovery document that is published cannot be read: %w", err), "mend or remove %s", discoveryPath)
 	}

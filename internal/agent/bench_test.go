@@ -106,7 +106,7 @@ func atRate(b *testing.B, address string, request []byte, perSecond float64) flo
 		all.Go(func() {
 			next := time.Now().Add(period * time.Duration(i) / connections)
 			for end := next.Add(time.Second); next.Before(end); next = next.Add(period) {
-				time.Sleep(time.Until(next))
+				time.Sleep(time.Until(next)) // the load that is wanted leaves the server time
 				start := time.Now()
 				exchange(b, connection, request, answer)
 				waits[i] = append(waits[i], time.Since(start))
@@ -174,7 +174,7 @@ func BenchmarkHerd(b *testing.B) {
 					w.WriteHeader(http.StatusBadRequest)
 					return
 				}
-				time.Sleep(takes)
+				time.Sleep(takes) // as the other's EKS Auth does
 				w.Write(make([]byte, 500))
 			}), log)
 			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: bench.callers}}

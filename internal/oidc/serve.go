@@ -54,7 +54,7 @@ func (p *Publisher) documents(id string, row *issuer) (*served, error) {
 	if s.keys, err = encode(s.set); err != nil {
 		return nil, fmt.Errorf("encode key set: %w", err)
 	}
-	if s.discovery, err = encode(discovery(p.URL(id))); err != nil {
+	if s.discovery, err = encode(NewMetadata(p.URL(id), p.URL(id)+"/keys", string(jose.RS256))); err != nil {
 		return nil, fmt.Errorf("encode discovery document: %w", err)
 	}
 	p.mu.Lock()
@@ -72,26 +72,28 @@ func encode(v any) (document, error) {
 	return document{body, `"` + hex.EncodeToString(sum[:16]) + `"`}, nil
 }
 
-// discoveryDocument is OpenID provider metadata (OpenID Connect Discovery 1.0, section 3) with the members that EKS's issuers have.
-type discoveryDocument struct {
+// Metadata is an issuer's discovery document: OpenID provider metadata (OpenID Connect Discovery 1.0, section 3) with the members
+// that AWS's STS insists on, and those that EKS's issuers have besides.
+type Metadata struct {
 	Issuer        string   `json:"issuer"`
 	KeysURL       string   `json:"jwks_uri"`
 	Authorization string   `json:"authorization_endpoint"`
 	ResponseTypes []string `json:"response_types_supported"`
 	SubjectTypes  []string `json:"subject_types_supported"`
-	Claims        []string `json:"claims_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Claims        []string `json:"claims_supported"`
 }
 
-func discovery(url string) discoveryDocument {
-	return discoveryDocument{
-		Issuer:        url,
-		KeysURL:       url + "/keys",
+// NewMetadata returns the metadata of an issuer of service account tokens, whose keys are at the URL and sign with the algorithms.
+func NewMetadata(issuer, keysURL string, algorithms ...string) Metadata {
+	return Metadata{
+		Issuer:        issuer,
+		KeysURL:       keysURL,
 		Authorization: "urn:kubernetes:programmatic_authorization",
 		ResponseTypes: []string{"id_token"},
 		SubjectTypes:  []string{"public"},
 		Claims:        []string{"sub", "iss"},
-		Algorithms:    []string{string(jose.RS256)},
+		Algorithms:    algorithms,
 	}
 }
 
