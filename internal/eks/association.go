@@ -249,12 +249,10 @@ func (s *Service) byAssociationID(cluster, id string) (key string, r *associatio
 
 // findAssociation finds a cluster's association by its ID, and confirms that it does not exist before it says so.
 func (s *Service) findAssociation(ctx context.Context, c *awsapi.Caller, cluster, id string) (key string, r *associationRecord, err error) {
-	if have, err := s.findCluster(ctx, c.Account, c.Region, cluster); err != nil {
+	of, err := s.liveCluster(ctx, c, cluster)
+	if err != nil {
 		return "", nil, err
-	} else if have == nil || have.Deleting {
-		return "", nil, noSuchCluster(cluster)
 	}
-	of := clusterKey(c.Account, c.Region, cluster)
 	key, r, ok := s.byAssociationID(of, id)
 	if ok {
 		return key, r, nil
@@ -334,12 +332,10 @@ func (s *Service) createAssociationAccess(c *awsapi.Caller, in *createAssociatio
 }
 
 func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *createAssociationIn) (*associationOut, error) {
-	if have, err := s.findCluster(ctx, c.Account, c.Region, in.ClusterName); err != nil {
+	cluster, err := s.liveCluster(ctx, c, in.ClusterName)
+	if err != nil {
 		return nil, err
-	} else if have == nil || have.Deleting {
-		return nil, noSuchCluster(in.ClusterName)
 	}
-	cluster := clusterKey(c.Account, c.Region, in.ClusterName)
 	who := subject.Subject{Namespace: in.Namespace, ServiceAccount: in.ServiceAccount}
 	if err := checkSubject(who); err != nil {
 		return nil, err
@@ -383,10 +379,7 @@ func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *c
 			return nil
 		}
 		if s.full(cluster) {
-			e := awsapi.Errorf("ResourceLimitExceededException", "The cluster %s has the most pod identity associations that it may have: %d.",
-				in.ClusterName, s.maxAssociations)
-			e.Fields = map[string]any{"clusterName": in.ClusterName}
-			return e
+			return s.tooMany(in.ClusterName)
 		}
 		stored = made
 		s.associations.Write(tx, key, made)
@@ -470,6 +463,14 @@ func sameRequestToken(have, made *associationRecord) bool {
 func sameAssociation(have, made *associationRecord) bool {
 	a, b := have.detail(), made.detail()
 	return have.Role == made.Role && a.Target == b.Target && a.NoTags == b.NoTags && a.Policy == b.Policy && maps.Equal(a.Tags, b.Tags)
+}
+
+// tooMany refuses an association more than the cluster may have.
+func (s *Service) tooMany(cluster string) *awsapi.Error {
+	e := awsapi.Errorf("ResourceLimitExceededException", "The cluster %s has the most pod identity associations that it may have: %d.",
+		cluster, s.maxAssociations)
+	e.Fields = map[string]any{"clusterName": cluster}
+	return e
 }
 
 // full reports whether the cluster has reached its quota. Only when the whole table has so many rows need they be counted.

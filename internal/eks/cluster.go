@@ -54,6 +54,14 @@ type clusterSettings struct {
 	Upgrade *upgradePolicyShape    `json:"upgrade,omitempty"`
 }
 
+// bootstraps reports whether the cluster's creator becomes its administrator: unless the request says otherwise.
+func (r *clusterRecord) bootstraps() bool {
+	if r.Settings == nil || r.Settings.Access == nil || r.Settings.Access.BootstrapClusterCreatorAdminPermissions == nil {
+		return true
+	}
+	return *r.Settings.Access.BootstrapClusterCreatorAdminPermissions
+}
+
 // issuerClaim gives an issuer's URL to one cluster of an account.
 type issuerClaim struct {
 	Region  string `json:"region"`
@@ -585,6 +593,9 @@ func (s *Service) addCluster(ctx context.Context, c *awsapi.Caller, name string,
 		}
 		stored = r
 		s.clusters.Write(tx, key, r)
+		if principal, entry, ok := s.creatorEntry(c); ok && r.bootstraps() {
+			s.entries.Write(tx, entryKey(key, principal), entry)
+		}
 		return put(tx)
 	})
 	if err != nil {
@@ -692,6 +703,23 @@ func (s *Service) deleteCluster(ctx context.Context, c *awsapi.Caller, in *clust
 					return nil
 				}
 				s.associations.Remove(tx, a)
+			}
+			for a := range s.addons.Scan(key+"/", "") {
+				s.addons.Remove(tx, a)
+			}
+			for a := range s.heard.Scan(key+"/", "") {
+				if n++; n > deleteBatch {
+					done = false
+					return nil
+				}
+				s.heard.Remove(tx, a)
+			}
+			for e := range s.entries.Scan(key+"/", "") {
+				if n++; n > deleteBatch {
+					done = false
+					return nil
+				}
+				s.entries.Remove(tx, e)
 			}
 			s.clusters.Remove(tx, key)
 			return nil

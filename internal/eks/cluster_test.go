@@ -309,6 +309,7 @@ func TestClusterWithManyAssociationsIsDeletedEvenAfterFailures(t *testing.T) {
 		got = append(got, e.Key)
 	}
 	want := []string{
+		"/lanyard/eks-access-entries/111122223333/us-east-1/demo2/" + rootARN,
 		"/lanyard/eks-associations/111122223333/us-east-1/demo2/ns/app",
 		"/lanyard/eks-clusters/111122223333/us-east-1/demo2",
 	}

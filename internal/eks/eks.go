@@ -1,4 +1,4 @@
-// Package eks keeps clusters and pod identity associations: the parts of the Amazon EKS API that say which pods get which
+// Package eks keeps clusters, pod identity associations and add-ons: the parts of the Amazon EKS API that say which pods get which
 // role. A cluster here is a name, tags and an issuer of service account tokens; there is no control plane behind it.
 package eks
 
@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
@@ -57,6 +58,12 @@ type Service struct {
 	associations *kv.Table[associationRecord] // by ACCOUNT/REGION/CLUSTER/NAMESPACE/SERVICE-ACCOUNT
 	byID         *kv.Index[associationRecord] // by the head of the ID, see idHead
 	patterns     *kv.Index[associationRecord] // by ACCOUNT/REGION/CLUSTER: only the associations that are patterns
+	addons       *kv.Table[addonRecord]       // by ACCOUNT/REGION/CLUSTER/NAME
+	heard        *kv.Table[agentRecord]       // by ACCOUNT/REGION/CLUSTER/NODE
+	entries      *kv.Table[entryRecord]       // by ACCOUNT/REGION/CLUSTER/PRINCIPAL-ID
+	seen         agents
+
+	catalogue func() (catalogue, error)
 }
 
 // New makes the service and its tables.
@@ -73,6 +80,10 @@ func New(c Config) *Service {
 		clusters:        kv.NewTable[clusterRecord](c.DB, "eks-clusters"),
 		claims:          kv.NewTable[issuerClaim](c.DB, "eks-issuers"),
 		associations:    kv.NewTable[associationRecord](c.DB, "eks-associations"),
+		addons:          kv.NewTable[addonRecord](c.DB, "eks-addons"),
+		heard:           kv.NewTable[agentRecord](c.DB, "eks-agents"),
+		entries:         kv.NewTable[entryRecord](c.DB, "eks-access-entries"),
+		catalogue:       sync.OnceValues(readCatalogue),
 	}
 	if s.maxAssociations == 0 {
 		s.maxAssociations = defaultMaxAssociations
@@ -107,6 +118,24 @@ func (s *Service) API() awsapi.Service {
 			onCluster(s, "eks:ListPodIdentityAssociations", func(in *listAssociationsIn) string { return in.ClusterName })),
 		awsapi.Op("UpdatePodIdentityAssociation", s.updateAssociation, s.updateAssociationAccess),
 		awsapi.Op("DeletePodIdentityAssociation", s.deleteAssociation, s.deleteAssociationAccess),
+
+		awsapi.Op("DescribeAddonVersions", s.describeAddonVersions, describeAddonVersionsAccess),
+		awsapi.Op("DescribeAddonConfiguration", s.describeAddonConfiguration, describeAddonConfigurationAccess),
+		awsapi.Op("CreateAddon", s.createAddon, s.createAddonAccess),
+		awsapi.Op("DescribeAddon", s.describeAddon, s.describeAddonAccess),
+		awsapi.Op("ListAddons", s.listAddons, onCluster(s, "eks:ListAddons", func(in *listAddonsIn) string { return in.ClusterName })),
+		awsapi.Op("UpdateAddon", s.updateAddon, s.updateAddonAccess),
+		awsapi.Op("DeleteAddon", s.deleteAddon, s.deleteAddonAccess),
+
+		awsapi.Op("CreateAccessEntry", s.createEntry, s.createEntryAccess),
+		awsapi.Op("DescribeAccessEntry", s.describeEntry, s.describeEntryAccess),
+		awsapi.Op("ListAccessEntries", s.listEntries, onCluster(s, "eks:ListAccessEntries", func(in *listEntriesIn) string { return in.ClusterName })),
+		awsapi.Op("UpdateAccessEntry", s.updateEntry, s.updateEntryAccess),
+		awsapi.Op("DeleteAccessEntry", s.deleteEntry, s.deleteEntryAccess),
+		awsapi.Op("AssociateAccessPolicy", s.associatePolicy, s.associatePolicyAccess),
+		awsapi.Op("DisassociateAccessPolicy", s.disassociatePolicy, s.disassociatePolicyAccess),
+		awsapi.Op("ListAssociatedAccessPolicies", s.listAssociated, s.listAssociatedAccess),
+		awsapi.Op("ListAccessPolicies", s.listAccessPolicies, listAccessPoliciesAccess),
 
 		awsapi.Op("TagResource", s.tagResource, s.tagResourceAccess),
 		awsapi.Op("UntagResource", s.untagResource, s.untagResourceAccess),

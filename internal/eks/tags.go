@@ -34,11 +34,13 @@ func tagMap(tags map[string]string) map[string]string {
 	return tags
 }
 
-// tagged is what a resource ARN names: a cluster, or one of its associations.
+// tagged is what a resource ARN names: a cluster, or one of its associations, add-ons or access entries.
 type tagged struct {
-	arn         arn.ARN
-	cluster     string
-	association string // ID; empty for the cluster itself
+	arn     arn.ARN
+	kind    string // of the ARN
+	cluster string
+	name    string // an add-on's
+	id      string // of what is no cluster
 }
 
 func (s *Service) parseTagged(c *awsapi.Caller, text string) (tagged, error) {
@@ -47,19 +49,24 @@ func (s *Service) parseTagged(c *awsapi.Caller, text string) (tagged, error) {
 		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %q is not an ARN.", text)
 	}
 	t := tagged{arn: a}
-	kind, name, _ := strings.Cut(a.Resource(), "/")
-	ok := a.Service() == "eks" && a.Partition() == s.partition && name != ""
-	switch kind {
-	case "cluster":
-		t.cluster = name
-	case "podidentityassociation":
-		t.cluster, t.association, _ = strings.Cut(name, "/")
-		ok = ok && t.association != ""
+	parts := strings.Split(a.Resource(), "/")
+	t.kind = parts[0]
+	ok := a.Service() == "eks" && a.Partition() == s.partition && !slices.Contains(parts, "")
+	switch {
+	case t.kind == "cluster" && len(parts) == 2:
+		t.cluster = parts[1]
+	case t.kind == "podidentityassociation" && len(parts) == 3:
+		t.cluster, t.id = parts[1], parts[2]
+	case t.kind == "addon" && len(parts) == 4:
+		t.cluster, t.name, t.id = parts[1], parts[2], parts[3]
+	case t.kind == "access-entry" && len(parts) == 6:
+		t.cluster, t.id = parts[1], parts[5]
 	default:
 		ok = false
 	}
-	if !ok || strings.Contains(t.cluster, "/") || strings.Contains(t.association, "/") {
-		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %s is not that of a cluster or a pod identity association.", text)
+	if !ok {
+		return tagged{}, awsapi.Errorf("BadRequestException",
+			"The resource ARN %s is not that of a cluster, a pod identity association, an add-on or an access entry.", text)
 	}
 	if a.Account() != c.Account || a.Region() != c.Region {
 		return tagged{}, awsapi.Errorf("BadRequestException", "The resource ARN %s is not of the account %s and the region %s.",
@@ -72,21 +79,91 @@ func (t tagged) notFound() error {
 	return awsapi.Errorf("NotFoundException", "No resource found with ARN %s.", t.arn)
 }
 
+// taggable is a record whose resource has tags.
+type taggable[R any] interface {
+	*R
+	resource() (id string, tags map[string]string) // a cluster has no ID
+	retagged(tags map[string]string) *R
+}
+
+func (r *clusterRecord) resource() (string, map[string]string)     { return "", r.Tags }
+func (r *addonRecord) resource() (string, map[string]string)       { return r.ID, r.Tags }
+func (r *entryRecord) resource() (string, map[string]string)       { return r.ID, r.Tags }
+func (r *associationRecord) resource() (string, map[string]string) { return r.ID, r.detail().Tags }
+
+func (r *clusterRecord) retagged(tags map[string]string) *clusterRecord {
+	changed := *r
+	changed.Tags = tags
+	return &changed
+}
+
+func (r *addonRecord) retagged(tags map[string]string) *addonRecord {
+	changed := *r
+	changed.Tags = tags
+	return &changed
+}
+
+func (r *entryRecord) retagged(tags map[string]string) *entryRecord {
+	changed := *r
+	changed.Tags = tags
+	return &changed
+}
+
+func (r *associationRecord) retagged(tags map[string]string) *associationRecord {
+	d := r.detail()
+	d.Tags = tags
+	return r.with(d)
+}
+
+// tagsIn returns the tags of what a row holds, if that is the resource.
+func tagsIn[R any, P taggable[R]](table *kv.Table[R], key string, t tagged) (map[string]string, bool) {
+	r, ok := table.Get(key)
+	if !ok {
+		return nil, false
+	}
+	id, tags := P(r).resource()
+	return tags, id == t.id
+}
+
+// changeIn replaces the tags of what a row holds, if that is the resource.
+func changeIn[R any, P taggable[R]](tx *kv.Tx, table *kv.Table[R], key string, t tagged, change func(map[string]string)) error {
+	r, ok := table.Read(tx, key)
+	if !ok {
+		return t.notFound()
+	}
+	id, tags := P(r).resource()
+	if id != t.id {
+		return t.notFound()
+	}
+	tags, err := changedTags(tags, change)
+	if err != nil {
+		return err
+	}
+	table.Write(tx, key, P(r).retagged(tags))
+	return nil
+}
+
 // tags returns a resource's tags, and its key in its table.
 func (s *Service) tags(c *awsapi.Caller, t tagged) (key string, tags map[string]string, ok bool) {
-	cluster := clusterKey(c.Account, c.Region, t.cluster)
-	if t.association == "" {
-		r, ok := s.clusters.Get(cluster)
-		if !ok {
-			return "", nil, false
+	key = clusterKey(c.Account, c.Region, t.cluster)
+	switch t.kind {
+	case "addon":
+		key = addonKey(key, t.name)
+		tags, ok = tagsIn(s.addons, key, t)
+	case "access-entry":
+		for entry, r := range s.entries.Scan(key+"/", "") {
+			if r.ID == t.id {
+				return entry, r.Tags, true
+			}
 		}
-		return cluster, r.Tags, true
+	case "podidentityassociation":
+		if key, _, ok = s.byAssociationID(key, t.id); ok {
+			tags, ok = tagsIn(s.associations, key, t)
+		}
+	default:
+		tags, ok = tagsIn(s.clusters, key, t)
 	}
-	key, r, ok := s.byAssociationID(cluster, t.association)
-	if !ok {
-		return "", nil, false
-	}
-	return key, r.detail().Tags, true
+	return key, tags, ok
 }
 
 func (s *Service) tagAccess(c *awsapi.Caller, action, resource string, request map[string]string, keys []string) ([]awsapi.Access, error) {
@@ -109,28 +186,15 @@ func (s *Service) changeTags(ctx context.Context, c *awsapi.Caller, resource str
 		return err
 	}
 	return s.db.Update(ctx, func(tx *kv.Tx) error {
-		if t.association == "" {
-			r, ok := s.clusters.Read(tx, key)
-			if !ok {
-				return t.notFound()
-			}
-			changed := *r
-			if changed.Tags, err = changedTags(r.Tags, change); err != nil {
-				return err
-			}
-			s.clusters.Write(tx, key, &changed)
-			return nil
+		switch t.kind {
+		case "addon":
+			return changeIn(tx, s.addons, key, t, change)
+		case "access-entry":
+			return changeIn(tx, s.entries, key, t, change)
+		case "podidentityassociation":
+			return changeIn(tx, s.associations, key, t, change)
 		}
-		r, ok := s.associations.Read(tx, key)
-		if !ok || r.ID != t.association {
-			return t.notFound()
-		}
-		d := r.detail()
-		if d.Tags, err = changedTags(d.Tags, change); err != nil {
-			return err
-		}
-		s.associations.Write(tx, key, r.with(d))
-		return nil
+		return changeIn(tx, s.clusters, key, t, change)
 	})
 }
 
