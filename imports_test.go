@@ -14,15 +14,16 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
-	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/oidc"},
+	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
+	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/tokenreview", "internal/oidc"},
 	{"internal/awsapi"},
-	{"internal/iam", "internal/eks"},
+	{"internal/cloudtrail", "internal/iam", "internal/eks", "internal/cloudformation"},
 	{"internal/sts"},
 	{"internal/eksauth"},
-	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook"},
-	{"internal/controlplane"},
-	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "cmd/lanyard-webhook", "test", "test/soak"},
+	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook", "internal/associations"},
+	{"internal/controlplane", "internal/doctor"},
+	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "cmd/lanyard-webhook"},
+	{"deploy", "deploy/image", "deploy/image/build", "test/kubenode/internal/pid1", "test/kubenode", "test/kubenode/cluster", "test/kubenode/pause", "test", "test/soak"},
 }
 
 // rooms says which packages a module outside may be imported by, directly or through others.
@@ -32,12 +33,14 @@ var rooms = []struct {
 	direct  bool     // only direct imports count
 }{
 	{"go.etcd.io/", []string{"internal/kv/etcd"}, true},
-	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "cmd/", "test"}, true},
+	{"github.com/google/go-containerregistry/", []string{"deploy/image"}, true},
+	{"github.com/jackc/", []string{"internal/audit/postgres", "test"}, true},
+	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "internal/associations", "internal/doctor", "cmd/", "deploy", "test"}, true},
 	{"net/http", []string{
-		"internal/idtoken", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/gateway", "internal/agent", "internal/intercept",
-		"internal/webhook", "internal/daemon", "internal/controlplane", "cmd/", "test",
+		"internal/idtoken", "internal/tokenreview", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/gateway", "internal/agent", "internal/intercept",
+		"internal/webhook", "internal/daemon", "internal/controlplane", "internal/doctor", "cmd/", "test",
 	}, true},
-	{"github.com/aws/", []string{"cmd/", "test"}, true},
+	{"github.com/aws/", []string{"internal/associations", "internal/doctor", "cmd/", "test"}, true},
 }
 
 type pkg struct {

@@ -44,7 +44,7 @@ const (
 // startKubernetes runs the API server that `make e2e` builds, over an etcd in this process, until the test ends.
 func startKubernetes(t *testing.T) *apiServer {
 	t.Helper()
-	program, err := filepath.Abs("../.cache/kube-apiserver")
+	program, err := filepath.Abs("../.cache/kubenode/bin/kube-apiserver")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,3 @@
-// Package kubernetes names the version of Kubernetes whose API server the tests run. It is a module of its own, so that Lanyard's
-// needs none of it.
+// Package kubernetes names the versions of Kubernetes and etcd that the tests run, by the tools of its module. It is a module of its
+// own, so that Lanyard's needs none of it.
 package kubernetes
