@@ -24,20 +24,19 @@ const (
 	agentRenewals  = 3 // a second
 )
 
-// startAgent serves credentials on loopback until ctx ends, with the credentials of whoever runs it for its own calls,
-// and returns the URL for the pod.
-func startAgent(ctx context.Context, log *slog.Logger, cfg aws.Config, cluster string) (string, error) {
+// eksAuth returns a client of EKS Auth for a cluster, with the credentials of whoever runs the command.
+func eksAuth(log *slog.Logger, cfg aws.Config, cluster string) (*agent.Client, error) {
 	endpoint := serviceEndpoint(cfg, "AWS_ENDPOINT_URL_EKS_AUTH")
 	if endpoint == "" {
 		partition, ok := arn.PartitionOfRegion(cfg.Region)
 		if !ok {
-			return "", withHint(fmt.Errorf("%q is not a region", cfg.Region), "set AWS_REGION to one of AWS's regions, or --endpoint-url to Lanyard's URL")
+			return nil, withHint(fmt.Errorf("%q is not a region", cfg.Region), "set AWS_REGION to one of AWS's regions, or --endpoint-url to Lanyard's URL")
 		}
 		endpoint = fmt.Sprintf("https://eks-auth.%s.%s", cfg.Region, partition.DualStackSuffix)
 	}
 	transport := agent.NewTransport()
 	transport.TLSClientConfig = sdkTLS(cfg)
-	client, err := agent.NewClient(agent.ClientConfig{
+	return agent.NewClient(agent.ClientConfig{
 		Endpoint: endpoint, Region: cfg.Region, ClusterName: cluster, Transport: transport, Timeout: agentTimeout, Log: log,
 		Credentials: func(ctx context.Context) (sigv4.Credentials, error) {
 			c, err := cfg.Credentials.Retrieve(ctx)
@@ -47,6 +46,12 @@ func startAgent(ctx context.Context, log *slog.Logger, cfg aws.Config, cluster s
 			return sigv4.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: sigv4.Secret(c.SecretAccessKey), SessionToken: c.SessionToken}, nil
 		},
 	})
+}
+
+// startAgent serves credentials on loopback until ctx ends, with the credentials of whoever runs it for its own calls,
+// and returns the URL for the pod.
+func startAgent(ctx context.Context, log *slog.Logger, cfg aws.Config, cluster string) (string, error) {
+	client, err := eksAuth(log, cfg, cluster)
 	if err != nil {
 		return "", err
 	}
