@@ -175,16 +175,13 @@ type listAccountsOut struct {
 
 func (s *Service) listAccounts(_ context.Context, c *awsapi.Caller, in *listAccountsIn) (*listAccountsOut, error) {
 	from := func(after string) iter.Seq2[string, *accountRow] { return s.accounts.Scan("", after) }
-	page, next, err := paginate(s, c, in.NextToken, in.MaxResults, from, func(a *accountRow) (accountShape, bool) {
+	accounts, rest, err := paginate(s, c, page{in.NextToken, in.MaxResults}, from, func(a *accountRow) (accountShape, bool) {
 		return s.accountOf(a), true
 	})
 	if hasCode(err, "ValidationError") {
 		return nil, awsapi.Errorf("InvalidParameterException", "The nextToken is not one that this operation returned.")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &listAccountsOut{page, next}, nil
+	return &listAccountsOut{accounts, rest.Marker}, err
 }
 
 type accountAliasIn struct{ AccountAlias string }
@@ -203,6 +200,9 @@ func noSuchAccount(id string) error {
 
 // createAccountAlias gives the account an alias in place of the one it has, if any: an account has at most one.
 func (s *Service) createAccountAlias(ctx context.Context, c *awsapi.Caller, in *accountAliasIn) error {
+	if arn.ValidAccountID(in.AccountAlias) {
+		return invalidInput("The account alias %s must not be 12 digits, as account IDs are.", in.AccountAlias)
+	}
 	return s.changeAccount(ctx, c.Account, func(tx *kv.Tx, a *accountRow) error {
 		if owner, taken := s.aliases.Read(tx, in.AccountAlias); taken {
 			if owner.Account == c.Account {
@@ -230,10 +230,7 @@ func (s *Service) deleteAccountAlias(ctx context.Context, c *awsapi.Caller, in *
 	})
 }
 
-type listAliasesIn struct {
-	Marker   string
-	MaxItems int32
-}
+type listAliasesIn struct{ page }
 
 func (in *listAliasesIn) target(*Service, *awsapi.Caller) (target, error) {
 	return target{arn: "*"}, nil
@@ -241,8 +238,7 @@ func (in *listAliasesIn) target(*Service, *awsapi.Caller) (target, error) {
 
 type listAliasesOut struct {
 	AccountAliases []string
-	IsTruncated    bool
-	Marker         string
+	truncated
 }
 
 func (s *Service) listAccountAliases(_ context.Context, c *awsapi.Caller, in *listAliasesIn) (*listAliasesOut, error) {
@@ -250,11 +246,8 @@ func (s *Service) listAccountAliases(_ context.Context, c *awsapi.Caller, in *li
 	if a, ok := s.accounts.Get(c.Account); ok && a.Alias != "" {
 		aliases = append(aliases, a.Alias)
 	}
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, sorted(aliases, func(a string) string { return a }), all)
-	if err != nil {
-		return nil, err
-	}
-	return &listAliasesOut{AccountAliases: page, IsTruncated: next != "", Marker: next}, nil
+	shown, rest, err := paginate(s, c, in.page, sorted(aliases, func(a string) string { return a }), all)
+	return &listAliasesOut{shown, rest}, err
 }
 
 // accountOnlyIn is the input of the operations that are about the account as a whole.
@@ -266,27 +259,43 @@ func (in *accountOnlyIn) target(*Service, *awsapi.Caller) (target, error) {
 
 type accountSummaryOut struct{ SummaryMap map[string]int32 }
 
-// getAccountSummary leaves out what Lanyard does not have: groups, passwords, certificates and MFA devices.
+// getAccountSummary has zeros for what Lanyard does not have: passwords, certificates and MFA devices.
 func (s *Service) getAccountSummary(_ context.Context, c *awsapi.Caller, _ *accountOnlyIn) (*accountSummaryOut, error) {
 	a, ok := s.accounts.Get(c.Account)
 	if !ok {
 		return nil, noSuchAccount(c.Account)
 	}
+	versions := 0
+	for _, m := range s.managed.Scan(c.Account+"/", "") {
+		versions += len(m.Versions)
+	}
 	summary := map[string]int32{
-		"AccessKeysPerUserQuota":       maxAccessKeys,
-		"AssumeRolePolicySizeQuota":    maxTrustSize,
-		"AttachedPoliciesPerRoleQuota": maxAttached,
-		"AttachedPoliciesPerUserQuota": maxAttached,
-		"PolicySizeQuota":              maxManagedSize,
-		"RolePolicySizeQuota":          maxRoleInlineSize,
-		"UserPolicySizeQuota":          maxUserInlineSize,
-		"VersionsPerPolicyQuota":       maxVersions,
-		"AccountMFAEnabled":            0,
-		"AccountAccessKeysPresent":     int32(min(len(a.AccessKeys), 1)),
-		"Providers":                    int32(a.Usage[providersQuota]),
+		"AccessKeysPerUserQuota":            maxAccessKeys,
+		"AccountAccessKeysPresent":          int32(min(len(a.AccessKeys), 1)),
+		"AccountMFAEnabled":                 0,
+		"AccountPasswordPresent":            0,
+		"AccountSigningCertificatesPresent": 0,
+		"AssumeRolePolicySizeQuota":         maxTrustSize,
+		"AttachedPoliciesPerGroupQuota":     maxAttached,
+		"AttachedPoliciesPerRoleQuota":      maxAttached,
+		"AttachedPoliciesPerUserQuota":      maxAttached,
+		"GroupPolicySizeQuota":              maxGroupInlineSize,
+		"GroupsPerUserQuota":                maxGroupsPerUser,
+		"MFADevices":                        0,
+		"MFADevicesInUse":                   0,
+		"PolicySizeQuota":                   maxManagedSize,
+		"PolicyVersionsInUse":               int32(versions),
+		"PolicyVersionsInUseQuota":          maxVersionsInUse,
+		"Providers":                         int32(a.Usage[providersQuota] + a.Usage[samlQuota]),
+		"RolePolicySizeQuota":               maxRoleInlineSize,
+		"ServerCertificates":                0,
+		"ServerCertificatesQuota":           0,
+		"SigningCertificatesPerUserQuota":   0,
+		"UserPolicySizeQuota":               maxUserInlineSize,
+		"VersionsPerPolicyQuota":            maxVersions,
 	}
 	for name, quota := range map[string]string{
-		"Users": usersQuota, "Roles": rolesQuota, "Policies": policiesQuota, "InstanceProfiles": profilesQuota,
+		"Users": usersQuota, "Groups": groupsQuota, "Roles": rolesQuota, "Policies": policiesQuota, "InstanceProfiles": profilesQuota,
 	} {
 		summary[name], summary[name+"Quota"] = int32(a.Usage[quota]), int32(quotaLimit(quota))
 	}

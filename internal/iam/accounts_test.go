@@ -192,6 +192,11 @@ func TestAnAccountHasOneAlias(t *testing.T) {
 	check(t, failure(in.other.CreateAccountAlias(ctx, &awsiam.CreateAccountAliasInput{AccountAlias: of("first")})))
 	refused(t, failure(in.root.DeleteAccountAlias(ctx, &awsiam.DeleteAccountAliasInput{AccountAlias: of("first")})),
 		"NoSuchEntity", "The account alias first cannot be found.")
+	refused(t, failure(in.root.CreateAccountAlias(ctx, &awsiam.CreateAccountAliasInput{AccountAlias: of("123456789012")})),
+		"InvalidInput", "The account alias 123456789012 must not be 12 digits, as account IDs are.")
+	for _, malformed := range []string{"ab", "-abc", "abc-", "a--b", "Abc", "a.b", strings.Repeat("a", 64)} {
+		refused(t, failure(in.root.CreateAccountAlias(ctx, &awsiam.CreateAccountAliasInput{AccountAlias: &malformed})), "ValidationError", "")
+	}
 	check(t, failure(in.root.DeleteAccountAlias(ctx, &awsiam.DeleteAccountAliasInput{AccountAlias: of("second")})))
 	shows("")
 }

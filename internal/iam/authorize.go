@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,11 +15,11 @@ import (
 	"github.com/lanyard-id/lanyard/policy"
 )
 
-// derive compiles what authorization needs of a user or role.
-func (e *entity) derive(ownARN string) *compiled {
+// derive compiles what authorization needs of a user, group or role. The names of its inline policies get a prefix.
+func (e *entity) derive(ownARN, prefix string) *compiled {
 	c := &compiled{arn: ownARN}
 	for _, in := range e.Inline {
-		p, err := policy.New(in.Name, policy.Identity, []byte(in.Document))
+		p, err := policy.New(prefix+in.Name, policy.Identity, []byte(in.Document))
 		if err != nil {
 			c.err = fmt.Errorf("compile inline policy %s of %s: %w", in.Name, ownARN, err)
 			return c
@@ -28,12 +30,17 @@ func (e *entity) derive(ownARN string) *compiled {
 }
 
 func (s *Service) compiledUser(r *userRow) *compiled {
-	return r.derived.get(func() *compiled { return r.derive(s.userARN(&r.entity)) })
+	return r.derived.get(func() *compiled { return r.derive(s.userARN(&r.entity), "") })
+}
+
+// compiledGroup names a group's inline policies GROUP/POLICY, which no policy of a user or role can be called.
+func (s *Service) compiledGroup(r *groupRow) *compiled {
+	return r.derived.get(func() *compiled { return r.derive(s.groupARN(&r.entity), r.Name+"/") })
 }
 
 func (s *Service) compiledRole(r *roleRow) *compiled {
 	return r.derived.get(func() *compiled {
-		c := r.derive(s.roleARN(&r.entity))
+		c := r.derive(s.roleARN(&r.entity), "")
 		trust, err := policy.New(c.arn, policy.Trust, []byte(r.Trust))
 		if err != nil {
 			s.log.Error("role has a trust policy that does not compile", slog.String("role", c.arn), slog.Any("err", err))
@@ -274,7 +281,9 @@ func (s *Service) Policies(id *awsapi.Identity) (*policy.Policies, error) {
 		if !ok || r.Account != id.Account {
 			return nil, fmt.Errorf("user %s (%s) does not exist", id.EntityARN, id.EntityID)
 		}
-		err = s.addEntity(p, &r.entity, s.compiledUser(r))
+		if err = s.addEntity(p, &r.entity, s.compiledUser(r)); err == nil {
+			err = s.addGroups(p, r)
+		}
 	default:
 		return nil, fmt.Errorf("principals of kind %d have no policies here", id.Kind)
 	}
@@ -289,12 +298,23 @@ func (s *Service) Policies(id *awsapi.Identity) (*policy.Policies, error) {
 	return p, nil
 }
 
+// addEntity adds the identity policies and the boundary of a user or role.
 func (s *Service) addEntity(p *policy.Policies, e *entity, c *compiled) error {
+	if err := s.addIdentity(p, e, c); err != nil || e.Boundary == "" {
+		return err
+	}
+	m, err := s.managedPolicy(e.Account, e.Boundary)
+	p.Boundary = m
+	return err
+}
+
+// addIdentity adds the identity policies of a user, group or role.
+func (s *Service) addIdentity(p *policy.Policies, e *entity, c *compiled) error {
 	if c.err != nil {
 		return c.err
 	}
-	p.Identity = make([]*policy.Policy, len(c.inline), len(c.inline)+len(e.Attached))
-	copy(p.Identity, c.inline)
+	p.Identity = slices.Grow(p.Identity, len(c.inline)+len(e.Attached))
+	p.Identity = append(p.Identity, c.inline...)
 	for _, a := range e.Attached {
 		m, err := s.managedPolicy(e.Account, a)
 		if err != nil {
@@ -302,12 +322,21 @@ func (s *Service) addEntity(p *policy.Policies, e *entity, c *compiled) error {
 		}
 		p.Identity = append(p.Identity, m)
 	}
-	if e.Boundary == "" {
-		return nil
+	return nil
+}
+
+// addGroups adds the identity policies of the groups that a user is in. A group that cannot be found may be one that denies.
+func (s *Service) addGroups(p *policy.Policies, r *userRow) error {
+	for _, id := range r.Groups {
+		_, g, ok := s.groupsByID.First(id)
+		if !ok {
+			return fmt.Errorf("group %s of user %s does not exist", id, r.Name)
+		}
+		if err := s.addIdentity(p, &g.entity, s.compiledGroup(g)); err != nil {
+			return err
+		}
 	}
-	m, err := s.managedPolicy(e.Account, e.Boundary)
-	p.Boundary = m
-	return err
+	return nil
 }
 
 // addRootPermissions gives a federated user that root made what root may do, for its session policies to limit.
@@ -397,14 +426,26 @@ func (s *Service) documentOf(id *awsapi.Identity, name string) (string, bool) {
 		}
 		return id.Session.Policies[0], true
 	}
-	var e *entity
 	if _, r, ok := s.rolesByID.First(id.EntityID); ok {
-		e = &r.entity
-	} else if _, r, ok := s.usersByID.First(id.EntityID); ok {
-		e = &r.entity
-	} else {
+		return r.inlineDocument(name)
+	}
+	_, r, ok := s.usersByID.First(id.EntityID)
+	if !ok {
 		return "", false
 	}
+	group, name, ofGroup := strings.Cut(name, "/")
+	if !ofGroup {
+		return r.inlineDocument(group)
+	}
+	for _, g := range s.groupsOf(r) {
+		if g.Name == group {
+			return g.inlineDocument(name)
+		}
+	}
+	return "", false
+}
+
+func (e *entity) inlineDocument(name string) (string, bool) {
 	i, found := e.inlineAt(name)
 	if !found {
 		return "", false

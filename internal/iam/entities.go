@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -12,20 +13,194 @@ import (
 	"github.com/lanyard-id/lanyard/policy"
 )
 
-// This file holds what is alike for users and roles: their inline policies, attached policies and boundary.
+// This file holds what is alike for users, groups and roles: their inline policies, attached policies and boundary.
+
+// A holder is a user, group or role, as a request names it.
+type holder interface {
+	subject
+	// noun is User, Group or Role.
+	noun() string
+	find(s *Service, c *awsapi.Caller) (*entity, error)
+	// edit changes what policies it has. It fails for roles whose policies are AWS's to change.
+	edit(ctx context.Context, s *Service, c *awsapi.Caller, do func(tx *kv.Tx, e *entity) error) error
+}
+
+// inlineLimit is how large the inline policies of a holder may be together.
+func inlineLimit(noun string) int {
+	switch noun {
+	case "Role":
+		return maxRoleInlineSize
+	case "Group":
+		return maxGroupInlineSize
+	default:
+		return maxUserInlineSize
+	}
+}
+
+// inlinePolicy is an inline policy in a request or an answer.
+type inlinePolicy struct{ PolicyName, PolicyDocument string }
+
+func (p inlinePolicy) policy() inlinePolicy { return p }
+
+func (p inlinePolicy) conditions(keys *policy.Context, t target) { boundaryOf(keys, t) }
+
+// putInline makes the operations that set an inline policy.
+func putInline[In any, P interface {
+	*In
+	holder
+	policy() inlinePolicy
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		p := P(in).policy()
+		if err := checkIdentityPolicy(p.PolicyName, p.PolicyDocument); err != nil {
+			return err
+		}
+		return P(in).edit(ctx, s, c, func(_ *kv.Tx, e *entity) error { return e.putInline(p, P(in).noun()) })
+	}
+}
+
+// inlineName names an inline policy.
+type inlineName struct{ PolicyName string }
+
+func (n inlineName) policyName() string { return n.PolicyName }
+
+func (n inlineName) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
+
+// deleteInline makes the operations that delete an inline policy.
+func deleteInline[In any, P interface {
+	*In
+	holder
+	policyName() string
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).edit(ctx, s, c, func(_ *kv.Tx, e *entity) error { return e.deleteInline(P(in).policyName(), P(in).noun()) })
+	}
+}
+
+// inlineOf answers with an inline policy and the name of its holder.
+func (s *Service) inlineOf(c *awsapi.Caller, h holder, name string) (holderName string, p inlinePolicy, err error) {
+	e, err := h.find(s, c)
+	if err != nil {
+		return "", inlinePolicy{}, err
+	}
+	found, err := e.findInline(name, h.noun())
+	return e.Name, inlinePolicy{found.Name, encodeDocument(found.Document)}, err
+}
 
 type policyNamesOut struct {
 	PolicyNames []string
-	IsTruncated bool
-	Marker      string
+	truncated
+}
+
+// listInline makes the operations that list inline policies.
+func listInline[In any, P interface {
+	*In
+	holder
+	paged
+}](s *Service) func(context.Context, *awsapi.Caller, *In) (*policyNamesOut, error) {
+	return func(_ context.Context, c *awsapi.Caller, in *In) (*policyNamesOut, error) {
+		e, err := P(in).find(s, c)
+		if err != nil {
+			return nil, err
+		}
+		from := sorted(e.Inline, func(p inline) string { return p.Name })
+		names, rest, err := paginate(s, c, P(in).window(), from, func(p inline) (string, bool) { return p.Name, true })
+		return &policyNamesOut{names, rest}, err
+	}
+}
+
+// attachment names a managed policy that is attached or detached.
+type attachment struct{ PolicyArn string }
+
+func (a attachment) managedPolicy() string { return a.PolicyArn }
+
+func (a attachment) conditions(p *policy.Context, t target) {
+	p.Set("iam:PolicyARN", a.PolicyArn)
+	boundaryOf(p, t)
+}
+
+// attaches is an input that names a holder and a managed policy.
+type attaches[In any] interface {
+	*In
+	holder
+	managedPolicy() string
+}
+
+// attach makes the operations that attach a managed policy.
+func attach[In any, P attaches[In]](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).edit(ctx, s, c, func(tx *kv.Tx, e *entity) error { return s.attach(tx, e, P(in).managedPolicy(), P(in).noun()) })
+	}
+}
+
+// detach makes the operations that detach one.
+func detach[In any, P attaches[In]](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).edit(ctx, s, c, func(tx *kv.Tx, e *entity) error { return s.detach(tx, e, P(in).managedPolicy()) })
+	}
 }
 
 type attachedShape struct{ PolicyName, PolicyArn string }
 
+func attachedOf(policyARN string) attachedShape {
+	_, name := splitPath(resourceOf(policyARN))
+	return attachedShape{name, policyARN}
+}
+
 type attachedOut struct {
 	AttachedPolicies []attachedShape
-	IsTruncated      bool
-	Marker           string
+	truncated
+}
+
+// listAttached makes the operations that list attached policies.
+func listAttached[In any, P interface {
+	*In
+	holder
+	paged
+	below() string
+}](s *Service) func(context.Context, *awsapi.Caller, *In) (*attachedOut, error) {
+	return func(_ context.Context, c *awsapi.Caller, in *In) (*attachedOut, error) {
+		e, err := P(in).find(s, c)
+		if err != nil {
+			return nil, err
+		}
+		from := sorted(e.Attached, func(policyARN string) string { return policyARN })
+		policies, rest, err := paginate(s, c, P(in).window(), from, func(policyARN string) (attachedShape, bool) {
+			path, _ := splitPath(strings.TrimPrefix(resourceOf(policyARN), "policy"))
+			return attachedOf(policyARN), strings.HasPrefix(path, P(in).below())
+		})
+		return &attachedOut{policies, rest}, err
+	}
+}
+
+// boundary names the managed policy that becomes a permissions boundary.
+type boundary struct{ PermissionsBoundary string }
+
+func (b boundary) boundaryPolicy() string { return b.PermissionsBoundary }
+
+func (b boundary) conditions(p *policy.Context, _ target) {
+	p.Set("iam:PermissionsBoundary", b.PermissionsBoundary)
+}
+
+// putBoundary makes the operations that set a permissions boundary.
+func putBoundary[In any, P interface {
+	*In
+	holder
+	boundaryPolicy() string
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).edit(ctx, s, c, func(tx *kv.Tx, e *entity) error { return s.setBoundary(tx, e, P(in).boundaryPolicy()) })
+	}
+}
+
+// deleteBoundary makes the operations that take it away.
+func deleteBoundary[In any, P interface {
+	*In
+	holder
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).edit(ctx, s, c, func(tx *kv.Tx, e *entity) error { return s.setBoundary(tx, e, "") })
+	}
 }
 
 // checkIdentityPolicy refuses a document that is no identity policy.
@@ -47,21 +222,53 @@ func hasCode(err error, code string) bool {
 	return ok && e.Code == code
 }
 
-func (e *entity) putInline(name, document, noun string, limit int) error {
-	size, bytes := policy.Size([]byte(document)), len(document)
+// renamed returns a user or group as it is under another name and path; an empty one stays as it is.
+func (e *entity) renamed(name, path string) *entity {
+	next := *e
+	next.Name, next.Path = cmp.Or(name, e.Name), cmp.Or(path, e.Path)
+	return &next
+}
+
+// add stores a row of an account as part of tx, and counts it. taken is returned when something else is at its key.
+func add[T any](s *Service, tx *kv.Tx, t *kv.Table[T], key string, row *T, quota string, taken error) error {
+	if _, there := t.Read(tx, key); there {
+		return taken
+	}
+	account, _, _ := strings.Cut(key, "/")
+	if err := s.take(tx, account, quota); err != nil {
+		return err
+	}
+	t.Write(tx, key, row)
+	return nil
+}
+
+// rename puts a row at another key, which may be the same, as part of tx. taken is returned when something else is there.
+func rename[T any](tx *kv.Tx, t *kv.Table[T], from, to string, row *T, taken error) error {
+	if from != to {
+		if _, there := t.Read(tx, to); there {
+			return taken
+		}
+		t.Remove(tx, from)
+	}
+	t.Write(tx, to, row)
+	return nil
+}
+
+func (e *entity) putInline(set inlinePolicy, noun string) error {
+	size, bytes := policy.Size([]byte(set.PolicyDocument)), len(set.PolicyDocument)
 	for _, p := range e.Inline {
-		if p.Name != name {
+		if p.Name != set.PolicyName {
 			size, bytes = size+policy.Size([]byte(p.Document)), bytes+len(p.Document)
 		}
 	}
-	if size > limit || bytes > maxInlineBytes {
-		return awsapi.Errorf("LimitExceeded", "Maximum policy size of %d bytes exceeded for %s %s", limit, noun, e.Name)
+	if limit := inlineLimit(noun); size > limit || bytes > maxInlineBytes {
+		return awsapi.Errorf("LimitExceeded", "Maximum policy size of %d bytes exceeded for %s %s", limit, strings.ToLower(noun), e.Name)
 	}
-	i, found := e.inlineAt(name)
+	i, found := e.inlineAt(set.PolicyName)
 	if !found {
 		e.Inline = slices.Insert(e.Inline, i, inline{})
 	}
-	e.Inline[i] = inline{name, document}
+	e.Inline[i] = inline{set.PolicyName, set.PolicyDocument}
 	return nil
 }
 
@@ -72,12 +279,12 @@ func (e *entity) inlineAt(name string) (int, bool) {
 func (e *entity) findInline(name, noun string) (inline, error) {
 	i, found := e.inlineAt(name)
 	if !found {
-		return inline{}, awsapi.Errorf("NoSuchEntity", "The %s policy with name %s cannot be found.", noun, name)
+		return inline{}, awsapi.Errorf("NoSuchEntity", "The %s policy with name %s cannot be found.", strings.ToLower(noun), name)
 	}
 	return e.Inline[i], nil
 }
 
-func (e *entity) removeInline(name, noun string) error {
+func (e *entity) deleteInline(name, noun string) error {
 	if _, err := e.findInline(name, noun); err != nil {
 		return err
 	}
@@ -85,7 +292,7 @@ func (e *entity) removeInline(name, noun string) error {
 	return nil
 }
 
-// removable reports what a user or role must lose before it may be deleted.
+// removable reports what a user, group or role must lose before it may be deleted.
 func removable(e *entity) error {
 	if len(e.Attached) > 0 {
 		return awsapi.Errorf("DeleteConflict", "Cannot delete entity, must detach all policies first.")
@@ -96,29 +303,8 @@ func removable(e *entity) error {
 	return nil
 }
 
-func (s *Service) pageOfInline(c *awsapi.Caller, e *entity, marker string, maxItems int32) (*policyNamesOut, error) {
-	from := sorted(e.Inline, func(p inline) string { return p.Name })
-	page, next, err := paginate(s, c, marker, maxItems, from, func(p inline) (string, bool) { return p.Name, true })
-	if err != nil {
-		return nil, err
-	}
-	return &policyNamesOut{PolicyNames: page, IsTruncated: next != "", Marker: next}, nil
-}
-
-func (s *Service) pageOfAttached(c *awsapi.Caller, e *entity, pathPrefix, marker string, maxItems int32) (*attachedOut, error) {
-	from := sorted(e.Attached, func(policyARN string) string { return policyARN })
-	page, next, err := paginate(s, c, marker, maxItems, from, func(policyARN string) (attachedShape, bool) {
-		path, name := splitPath(strings.TrimPrefix(resourceOf(policyARN), "policy"))
-		return attachedShape{name, policyARN}, strings.HasPrefix(path, pathPrefix)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &attachedOut{AttachedPolicies: page, IsTruncated: next != "", Marker: next}, nil
-}
-
-// attach adds a managed policy to a user or role, as part of tx. What is attached already stays attached.
-func (s *Service) attach(tx *kv.Tx, e *entity, policyARN, quota string) error {
+// attach adds a managed policy to a user, group or role, as part of tx. What is attached already stays attached.
+func (s *Service) attach(tx *kv.Tx, e *entity, policyARN, noun string) error {
 	m, err := s.readManaged(tx, e.Account, policyARN)
 	switch {
 	case err != nil:
@@ -128,7 +314,7 @@ func (s *Service) attach(tx *kv.Tx, e *entity, policyARN, quota string) error {
 	case slices.Contains(e.Attached, m.ARN):
 		return nil
 	case len(e.Attached) >= maxAttached:
-		return overQuota(quota, maxAttached)
+		return overQuota("PoliciesPer"+noun, maxAttached)
 	}
 	s.countUses(tx, m, 1, 0)
 	e.Attached = append(e.Attached, m.ARN)
@@ -296,84 +482,6 @@ func resourceOf(text string) string {
 		return ""
 	}
 	return a.Resource()
-}
-
-// entitiesForPolicyIn is the input of ListEntitiesForPolicy.
-type entitiesForPolicyIn struct {
-	PolicyArn         string
-	EntityFilter      string
-	PathPrefix        string
-	PolicyUsageFilter string
-	Marker            string
-	MaxItems          int32
-}
-
-func (in *entitiesForPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
-}
-
-type policyGroupShape struct{ GroupName, GroupID string }
-
-type policyUserShape struct{ UserName, UserID string }
-
-type policyRoleShape struct{ RoleName, RoleID string }
-
-type entitiesForPolicyOut struct {
-	PolicyGroups []policyGroupShape
-	PolicyUsers  []policyUserShape
-	PolicyRoles  []policyRoleShape
-	IsTruncated  bool
-	Marker       string
-}
-
-func (s *Service) listEntitiesForPolicy(_ context.Context, c *awsapi.Caller, in *entitiesForPolicyIn) (*entitiesForPolicyOut, error) {
-	m, err := s.findManaged(c.Account, in.PolicyArn)
-	if err != nil {
-		return nil, err
-	}
-	type use struct {
-		kind string
-		*entity
-	}
-	var uses []use
-	add := func(kind string, e *entity) {
-		attached, boundary := slices.Contains(e.Attached, m.ARN), e.Boundary == m.ARN
-		switch in.PolicyUsageFilter {
-		case "PermissionsPolicy":
-			boundary = false
-		case "PermissionsBoundary":
-			attached = false
-		}
-		if e.Account == c.Account && (attached || boundary) && strings.HasPrefix(e.Path, in.PathPrefix) {
-			uses = append(uses, use{kind, e})
-		}
-	}
-	if in.EntityFilter == "" || in.EntityFilter == "User" {
-		for _, r := range s.usersByPolicy.Get(c.Account + "/" + m.ARN) {
-			add("User", &r.entity)
-		}
-	}
-	if in.EntityFilter == "" || in.EntityFilter == "Role" {
-		for _, r := range s.rolesByPolicy.Get(c.Account + "/" + m.ARN) {
-			add("Role", &r.entity)
-		}
-	}
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, sorted(uses, func(u use) string { return u.kind + u.key() }), all)
-	if err != nil {
-		return nil, err
-	}
-	out := &entitiesForPolicyOut{
-		PolicyGroups: []policyGroupShape{}, PolicyUsers: []policyUserShape{}, PolicyRoles: []policyRoleShape{},
-		IsTruncated: next != "", Marker: next,
-	}
-	for _, u := range page {
-		if u.kind == "User" {
-			out.PolicyUsers = append(out.PolicyUsers, policyUserShape{u.Name, u.ID})
-		} else {
-			out.PolicyRoles = append(out.PolicyRoles, policyRoleShape{u.Name, u.ID})
-		}
-	}
-	return out, nil
 }
 
 // policiesOf are the keys under which the indexes find a user or role by its managed policies.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
@@ -40,21 +39,29 @@ type Service struct {
 	accounts     *kv.Table[accountRow]
 	aliases      *kv.Table[alias]
 	users        *kv.Table[userRow]
+	groups       *kv.Table[groupRow]
 	roles        *kv.Table[roleRow]
 	keys         *kv.Table[accessKeyRow]
 	managed      *kv.Table[managedRow]
 	providers    *kv.Table[providerRow]
 	profiles     *kv.Table[instanceProfile]
+	saml         *kv.Table[samlProvider]
+	usage        *kv.Table[usage]
+	jobs         *kv.Table[job]
+	reports      *kv.Table[credentialReport]
 
-	usersByID     *kv.Index[userRow]
-	rolesByID     *kv.Index[roleRow]
-	usersByPolicy *kv.Index[userRow] // "ACCOUNT/POLICY ARN", attached or boundary
-	rolesByPolicy *kv.Index[roleRow]
-	managedByARN  *kv.Index[managedRow]
+	usersByID      *kv.Index[userRow]
+	groupsByID     *kv.Index[groupRow]
+	rolesByID      *kv.Index[roleRow]
+	usersByPolicy  *kv.Index[userRow] // "ACCOUNT/POLICY ARN", attached or boundary
+	groupsByPolicy *kv.Index[groupRow]
+	rolesByPolicy  *kv.Index[roleRow]
+	managedByARN   *kv.Index[managedRow]
+	usersByGroup   *kv.Index[userRow] // group's unique ID
 
 	aws             map[string]*managedRow // AWS's managed policies by ARN; never changes
 	sessionPolicies sessionPolicies
-	uses            sync.Map // *use by access key ID or role ID
+	uses            uses
 }
 
 // New makes the service and its tables.
@@ -70,11 +77,17 @@ func New(c Config) *Service {
 		accounts:        kv.NewTable[accountRow](c.DB, "iam-accounts"),
 		aliases:         kv.NewTable[alias](c.DB, "iam-aliases"),
 		users:           kv.NewTable[userRow](c.DB, "iam-users"),
+		groups:          kv.NewTable[groupRow](c.DB, "iam-groups"),
 		roles:           kv.NewTable[roleRow](c.DB, "iam-roles"),
 		keys:            kv.NewTable[accessKeyRow](c.DB, "iam-access-keys"),
 		managed:         kv.NewTable[managedRow](c.DB, "iam-policies"),
 		providers:       kv.NewTable[providerRow](c.DB, "iam-oidc-providers"),
 		profiles:        kv.NewTable[instanceProfile](c.DB, "iam-instance-profiles"),
+		saml:            kv.NewTable[samlProvider](c.DB, "iam-saml-providers"),
+		usage:           kv.NewTable[usage](c.DB, "iam-last-used"),
+		jobs:            kv.NewTable[job](c.DB, "iam-jobs"),
+		reports:         kv.NewTable[credentialReport](c.DB, "iam-credential-reports"),
+		uses:            uses{byID: make(map[string]map[string]use)},
 		aws:             aws,
 		sessionPolicies: sessionPolicies{byText: make(map[string]*policy.Policy)},
 	}
@@ -82,10 +95,13 @@ func New(c Config) *Service {
 		s.now = time.Now
 	}
 	s.usersByID = kv.NewIndex(s.users, func(_ string, r *userRow) []string { return []string{r.ID} })
+	s.groupsByID = kv.NewIndex(s.groups, func(_ string, r *groupRow) []string { return []string{r.ID} })
 	s.rolesByID = kv.NewIndex(s.roles, func(_ string, r *roleRow) []string { return []string{r.ID} })
 	s.usersByPolicy = kv.NewIndex(s.users, func(_ string, r *userRow) []string { return r.policiesOf() })
+	s.groupsByPolicy = kv.NewIndex(s.groups, func(_ string, r *groupRow) []string { return r.policiesOf() })
 	s.rolesByPolicy = kv.NewIndex(s.roles, func(_ string, r *roleRow) []string { return r.policiesOf() })
 	s.managedByARN = kv.NewIndex(s.managed, func(_ string, m *managedRow) []string { return []string{m.ARN} })
+	s.usersByGroup = kv.NewIndex(s.users, func(_ string, r *userRow) []string { return r.Groups })
 	return s
 }
 
@@ -97,18 +113,34 @@ func (s *Service) API() awsapi.Service {
 		on(s, "ListUsers", s.listUsers),
 		awsapi.Op("UpdateUser", s.updateUser, s.accessUpdateUser),
 		act(s, "DeleteUser", s.deleteUser),
-		act(s, "TagUser", s.tagUser),
-		act(s, "UntagUser", s.untagUser),
-		on(s, "ListUserTags", s.listUserTags),
-		act(s, "PutUserPolicy", s.putUserPolicy),
+		act(s, "TagUser", tag[tagUserIn](s)),
+		act(s, "UntagUser", untag[untagUserIn](s)),
+		on(s, "ListUserTags", listTags[listOfUserIn](s)),
+		act(s, "PutUserPolicy", putInline[putUserPolicyIn](s)),
 		on(s, "GetUserPolicy", s.getUserPolicy),
-		on(s, "ListUserPolicies", s.listUserPolicies),
-		act(s, "DeleteUserPolicy", s.deleteUserPolicy),
-		act(s, "AttachUserPolicy", s.attachUserPolicy),
-		act(s, "DetachUserPolicy", s.detachUserPolicy),
-		on(s, "ListAttachedUserPolicies", s.listAttachedUserPolicies),
-		act(s, "PutUserPermissionsBoundary", s.putUserBoundary),
-		act(s, "DeleteUserPermissionsBoundary", s.deleteUserBoundary),
+		on(s, "ListUserPolicies", listInline[listOfUserIn](s)),
+		act(s, "DeleteUserPolicy", deleteInline[userPolicyIn](s)),
+		act(s, "AttachUserPolicy", attach[userAttachmentIn](s)),
+		act(s, "DetachUserPolicy", detach[userAttachmentIn](s)),
+		on(s, "ListAttachedUserPolicies", listAttached[listAttachedUserPoliciesIn](s)),
+		act(s, "PutUserPermissionsBoundary", putBoundary[putUserBoundaryIn](s)),
+		act(s, "DeleteUserPermissionsBoundary", deleteBoundary[userIn](s)),
+
+		on(s, "CreateGroup", s.createGroup),
+		on(s, "GetGroup", s.getGroup),
+		on(s, "ListGroups", s.listGroups),
+		on(s, "ListGroupsForUser", s.listGroupsForUser),
+		awsapi.Op("UpdateGroup", s.updateGroup, s.accessUpdateGroup),
+		act(s, "DeleteGroup", s.deleteGroup),
+		act(s, "AddUserToGroup", s.addUserToGroup),
+		act(s, "RemoveUserFromGroup", s.removeUserFromGroup),
+		act(s, "PutGroupPolicy", putInline[putGroupPolicyIn](s)),
+		on(s, "GetGroupPolicy", s.getGroupPolicy),
+		on(s, "ListGroupPolicies", listInline[getGroupIn](s)),
+		act(s, "DeleteGroupPolicy", deleteInline[groupPolicyIn](s)),
+		act(s, "AttachGroupPolicy", attach[groupAttachmentIn](s)),
+		act(s, "DetachGroupPolicy", detach[groupAttachmentIn](s)),
+		on(s, "ListAttachedGroupPolicies", listAttached[listAttachedGroupPoliciesIn](s)),
 
 		on(s, "CreateAccessKey", s.createAccessKey),
 		act(s, "DeleteAccessKey", s.deleteAccessKey),
@@ -123,19 +155,23 @@ func (s *Service) API() awsapi.Service {
 		on(s, "UpdateRoleDescription", s.updateRoleDescription),
 		act(s, "UpdateAssumeRolePolicy", s.updateAssumeRolePolicy),
 		act(s, "DeleteRole", s.deleteRole),
-		act(s, "TagRole", s.tagRole),
-		act(s, "UntagRole", s.untagRole),
-		on(s, "ListRoleTags", s.listRoleTags),
-		act(s, "PutRolePolicy", s.putRolePolicy),
+		act(s, "TagRole", tag[tagRoleIn](s)),
+		act(s, "UntagRole", untag[untagRoleIn](s)),
+		on(s, "ListRoleTags", listTags[listOfRoleIn](s)),
+		act(s, "PutRolePolicy", putInline[putRolePolicyIn](s)),
 		on(s, "GetRolePolicy", s.getRolePolicy),
-		on(s, "ListRolePolicies", s.listRolePolicies),
-		act(s, "DeleteRolePolicy", s.deleteRolePolicy),
-		act(s, "AttachRolePolicy", s.attachRolePolicy),
-		act(s, "DetachRolePolicy", s.detachRolePolicy),
-		on(s, "ListAttachedRolePolicies", s.listAttachedRolePolicies),
-		act(s, "PutRolePermissionsBoundary", s.putRoleBoundary),
-		act(s, "DeleteRolePermissionsBoundary", s.deleteRoleBoundary),
+		on(s, "ListRolePolicies", listInline[listOfRoleIn](s)),
+		act(s, "DeleteRolePolicy", deleteInline[rolePolicyIn](s)),
+		act(s, "AttachRolePolicy", attach[roleAttachmentIn](s)),
+		act(s, "DetachRolePolicy", detach[roleAttachmentIn](s)),
+		on(s, "ListAttachedRolePolicies", listAttached[listAttachedRolePoliciesIn](s)),
+		act(s, "PutRolePermissionsBoundary", putBoundary[putRoleBoundaryIn](s)),
+		act(s, "DeleteRolePermissionsBoundary", deleteBoundary[roleIn](s)),
 		on(s, "ListInstanceProfilesForRole", s.listInstanceProfilesForRole),
+
+		on(s, "CreateServiceLinkedRole", s.createLinked),
+		on(s, "DeleteServiceLinkedRole", s.deleteLinked),
+		on(s, "GetServiceLinkedRoleDeletionStatus", s.deletionStatus),
 
 		on(s, "CreatePolicy", s.createPolicy),
 		on(s, "GetPolicy", s.getPolicy),
@@ -147,9 +183,9 @@ func (s *Service) API() awsapi.Service {
 		act(s, "DeletePolicyVersion", s.deletePolicyVersion),
 		act(s, "SetDefaultPolicyVersion", s.setDefaultPolicyVersion),
 		on(s, "ListEntitiesForPolicy", s.listEntitiesForPolicy),
-		act(s, "TagPolicy", s.tagPolicy),
-		act(s, "UntagPolicy", s.untagPolicy),
-		on(s, "ListPolicyTags", s.listPolicyTags),
+		act(s, "TagPolicy", tag[tagPolicyIn](s)),
+		act(s, "UntagPolicy", untag[untagPolicyIn](s)),
+		on(s, "ListPolicyTags", listTags[listOfPolicyIn](s)),
 
 		on(s, "CreateOpenIDConnectProvider", s.createProvider),
 		on(s, "GetOpenIDConnectProvider", s.getProvider),
@@ -158,9 +194,18 @@ func (s *Service) API() awsapi.Service {
 		act(s, "AddClientIDToOpenIDConnectProvider", s.addClientID),
 		act(s, "RemoveClientIDFromOpenIDConnectProvider", s.removeClientID),
 		act(s, "UpdateOpenIDConnectProviderThumbprint", s.updateThumbprint),
-		act(s, "TagOpenIDConnectProvider", s.tagProvider),
-		act(s, "UntagOpenIDConnectProvider", s.untagProvider),
-		on(s, "ListOpenIDConnectProviderTags", s.listProviderTags),
+		act(s, "TagOpenIDConnectProvider", tag[tagProviderIn](s)),
+		act(s, "UntagOpenIDConnectProvider", untag[untagProviderIn](s)),
+		on(s, "ListOpenIDConnectProviderTags", listTags[listOfProviderIn](s)),
+
+		on(s, "CreateSAMLProvider", s.createSAML),
+		on(s, "GetSAMLProvider", s.getSAML),
+		on(s, "ListSAMLProviders", s.listSAML),
+		on(s, "UpdateSAMLProvider", s.updateSAML),
+		act(s, "DeleteSAMLProvider", s.deleteSAML),
+		act(s, "TagSAMLProvider", tag[tagSAMLIn](s)),
+		act(s, "UntagSAMLProvider", untag[untagSAMLIn](s)),
+		on(s, "ListSAMLProviderTags", listTags[listOfSAMLIn](s)),
 
 		on(s, "CreateInstanceProfile", s.createProfile),
 		on(s, "GetInstanceProfile", s.getProfile),
@@ -168,14 +213,22 @@ func (s *Service) API() awsapi.Service {
 		act(s, "DeleteInstanceProfile", s.deleteProfile),
 		awsapi.Op("AddRoleToInstanceProfile", s.addRoleToProfile, s.accessAddRole),
 		act(s, "RemoveRoleFromInstanceProfile", s.removeRoleFromProfile),
-		act(s, "TagInstanceProfile", s.tagProfile),
-		act(s, "UntagInstanceProfile", s.untagProfile),
-		on(s, "ListInstanceProfileTags", s.listProfileTags),
+		act(s, "TagInstanceProfile", tag[tagProfileIn](s)),
+		act(s, "UntagInstanceProfile", untag[untagProfileIn](s)),
+		on(s, "ListInstanceProfileTags", listTags[listOfProfileIn](s)),
 
 		on(s, "SimulateCustomPolicy", s.simulateCustomPolicy),
 		on(s, "SimulatePrincipalPolicy", s.simulatePrincipalPolicy),
 		on(s, "GetContextKeysForCustomPolicy", s.contextKeysForCustomPolicy),
 		on(s, "GetContextKeysForPrincipalPolicy", s.contextKeysForPrincipalPolicy),
+
+		on(s, "GenerateServiceLastAccessedDetails", s.generateLastAccessed),
+		on(s, "GetServiceLastAccessedDetails", s.getLastAccessed),
+		on(s, "GetServiceLastAccessedDetailsWithEntities", s.getLastAccessedEntities),
+		on(s, "ListPoliciesGrantingServiceAccess", s.listPoliciesGranting),
+		on(s, "GenerateCredentialReport", s.generateCredentialReport),
+		on(s, "GetCredentialReport", s.getCredentialReport),
+		on(s, "GetAccountAuthorizationDetails", s.getAuthorizationDetails),
 
 		act(s, "CreateAccountAlias", s.createAccountAlias),
 		act(s, "DeleteAccountAlias", s.deleteAccountAlias),

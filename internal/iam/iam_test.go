@@ -64,8 +64,17 @@ func start(t testing.TB, partition string, edit ...func(*iam.Config)) *installat
 // startEmpty starts an installation without accounts.
 func startEmpty(t testing.TB, partition string, edit ...func(*iam.Config)) *installation {
 	t.Helper()
+	in, h := replica(t, kv.NewMemory(), partition, edit...)
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	in.url = server.URL
+	return in
+}
+
+// replica starts an installation over a store, without a server before its wire.
+func replica(t testing.TB, store kv.Store, partition string, edit ...func(*iam.Config)) (*installation, *awsapi.Handler) {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	store := kv.NewMemory()
 	db := kv.NewDB(kv.Config{Store: store, Log: log})
 	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: keyring.MasterKey{1}, Log: log})
 	if err != nil {
@@ -99,10 +108,7 @@ func startEmpty(t testing.TB, partition string, edit ...func(*iam.Config)) *inst
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(h)
-	t.Cleanup(server.Close)
-	in.url = server.URL
-	return in
+	return in, h
 }
 
 func (in *installation) client(c sigv4.Credentials) *awsiam.Client {

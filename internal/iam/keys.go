@@ -12,7 +12,6 @@ import (
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
-	"github.com/lanyard-id/lanyard/policy"
 )
 
 // The states of an access key on the wire.
@@ -138,19 +137,16 @@ func (s *Service) deleteAccessKey(ctx context.Context, c *awsapi.Caller, in *acc
 	if err != nil {
 		return err
 	}
-	err = s.changeKeys(ctx, c.Account, name, func(tx *kv.Tx, _ string, keys *[]string) error {
+	return s.changeKeys(ctx, c.Account, name, func(tx *kv.Tx, _ string, keys *[]string) error {
 		i := slices.Index(*keys, in.AccessKeyID)
 		if i < 0 {
 			return noSuchKey(in.AccessKeyID)
 		}
 		*keys = slices.Delete(*keys, i, i+1)
 		s.keys.Remove(tx, in.AccessKeyID)
+		s.usage.Remove(tx, in.AccessKeyID)
 		return nil
 	})
-	if err == nil {
-		s.uses.Delete(in.AccessKeyID)
-	}
-	return err
 }
 
 type updateAccessKeyIn struct{ UserName, AccessKeyID, Status string }
@@ -182,8 +178,7 @@ func (s *Service) updateAccessKey(ctx context.Context, c *awsapi.Caller, in *upd
 
 type listAccessKeysIn struct {
 	UserName string
-	Marker   string
-	MaxItems int32
+	page
 }
 
 func (in *listAccessKeysIn) target(s *Service, c *awsapi.Caller) (target, error) {
@@ -199,8 +194,7 @@ type keyMetadataShape struct {
 
 type listAccessKeysOut struct {
 	AccessKeyMetadata []keyMetadataShape
-	IsTruncated       bool
-	Marker            string
+	truncated
 }
 
 func (s *Service) listAccessKeys(_ context.Context, c *awsapi.Caller, in *listAccessKeysIn) (*listAccessKeysOut, error) {
@@ -213,7 +207,7 @@ func (s *Service) listAccessKeys(_ context.Context, c *awsapi.Caller, in *listAc
 		return nil, err
 	}
 	from := sorted(ids, func(id string) string { return id })
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, from, func(id string) (keyMetadataShape, bool) {
+	keys, rest, err := paginate(s, c, in.page, from, func(id string) (keyMetadataShape, bool) {
 		k, ok := s.keys.Get(id)
 		if !ok {
 			return keyMetadataShape{}, false
@@ -224,10 +218,7 @@ func (s *Service) listAccessKeys(_ context.Context, c *awsapi.Caller, in *listAc
 		}
 		return keyMetadataShape{name, id, status, k.Created}, true
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &listAccessKeysOut{AccessKeyMetadata: page, IsTruncated: next != "", Marker: next}, nil
+	return &listAccessKeysOut{keys, rest}, err
 }
 
 type keyLastUsedIn struct{ AccessKeyID string }
@@ -263,44 +254,8 @@ func (s *Service) getAccessKeyLastUsed(_ context.Context, c *awsapi.Caller, in *
 	if _, r, ok := s.usersByID.First(k.UserID); ok {
 		out.UserName = r.Name
 	}
-	if u, ok := s.lastUse(k.ID); ok {
-		out.AccessKeyLastUsed = keyLastUsedShape{u.at, u.service, u.region}
+	if u, service, ok := s.lastUse(k.ID); ok {
+		out.AccessKeyLastUsed = keyLastUsedShape{u.At, service, u.Region}
 	}
 	return out, nil
-}
-
-// use says when and for what an access key or role was last used. It is kept in this process only.
-type use struct {
-	at      time.Time
-	service string
-	region  string
-}
-
-// useGranularity keeps the note of a use from being made anew by every request.
-const useGranularity = time.Minute
-
-// noteUse remembers that the caller's long-term access key, or role, is used.
-func (s *Service) noteUse(c *awsapi.Caller) {
-	var id string
-	switch {
-	case c.Session == nil:
-		id = c.AccessKeyID
-	case c.Kind == policy.RoleSession:
-		id = c.EntityID
-	}
-	if id == "" {
-		return
-	}
-	if u, ok := s.lastUse(id); ok && u.service == c.Service && u.region == c.Region && c.Time.Sub(u.at) < useGranularity {
-		return
-	}
-	s.uses.Store(id, &use{c.Time.UTC().Truncate(time.Second), c.Service, c.Region})
-}
-
-func (s *Service) lastUse(id string) (*use, bool) {
-	v, ok := s.uses.Load(id)
-	if !ok {
-		return nil, false
-	}
-	return v.(*use), true
 }

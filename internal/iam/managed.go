@@ -141,7 +141,8 @@ func (s *Service) ownPolicyARN(account, path, name string) string {
 	return s.iamARN(account, "policy"+path+name)
 }
 
-type policyShape struct {
+// policyCore is what every answer shows of a managed policy.
+type policyCore struct {
 	PolicyName                    string
 	PolicyID                      string
 	Arn                           string
@@ -150,43 +151,41 @@ type policyShape struct {
 	AttachmentCount               int32
 	PermissionsBoundaryUsageCount int32
 	IsAttachable                  bool
-	Description                   string
 	CreateDate                    time.Time
 	UpdateDate                    time.Time
-	Tags                          []awsapi.Tag
+}
+
+type policyShape struct {
+	policyCore
+	Description string
+	Tags        []awsapi.Tag
 }
 
 type policyOut struct{ Policy policyShape }
 
-// listedPolicy is a policy as ListPolicies shows it: without description and tags.
-func (s *Service) listedPolicy(account string, m *managedRow) policyShape {
+// coreOf is a policy as ListPolicies shows it: without description and tags.
+func (s *Service) coreOf(account string, m *managedRow) policyCore {
 	attached, boundaries := s.usesOf(account, m)
-	return policyShape{
+	return policyCore{
 		PolicyName: m.Name, PolicyID: m.ID, Arn: m.ARN, Path: m.Path, DefaultVersionID: versionID(m.Default),
 		AttachmentCount: int32(attached), PermissionsBoundaryUsageCount: int32(boundaries), IsAttachable: true,
 		CreateDate: m.Created, UpdateDate: m.Updated,
 	}
 }
 
-// usesOf counts the account's users and roles that have the policy attached, or as boundary.
+// usesOf counts the account's users, groups and roles that have the policy attached, or as boundary.
 func (s *Service) usesOf(account string, m *managedRow) (attached, boundaries int) {
 	if m.Account == account {
 		return m.Attachments, m.BoundaryUses
 	}
-	count := func(e *entity) {
+	s.eachUse(account, m.ARN, func(_ string, e *entity) {
 		if slices.Contains(e.Attached, m.ARN) {
 			attached++
 		}
 		if e.Boundary == m.ARN {
 			boundaries++
 		}
-	}
-	for _, r := range s.usersByPolicy.Get(account + "/" + m.ARN) {
-		count(&r.entity)
-	}
-	for _, r := range s.rolesByPolicy.Get(account + "/" + m.ARN) {
-		count(&r.entity)
-	}
+	})
 	return attached, boundaries
 }
 
@@ -216,7 +215,7 @@ func (in *createPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
 func (in *createPolicyIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
 
 func (s *Service) createPolicy(ctx context.Context, c *awsapi.Caller, in *createPolicyIn) (*policyOut, error) {
-	tags, err := mergeTags(nil, in.Tags, "TagsPerPolicy")
+	tags, err := mergeTags(nil, in.Tags, "Policy")
 	if err != nil {
 		return nil, err
 	}
@@ -230,22 +229,13 @@ func (s *Service) createPolicy(ctx context.Context, c *awsapi.Caller, in *create
 		Versions: []version{{1, in.PolicyDocument, now}}, Default: 1, Last: 1,
 	}}
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, taken := s.managed.Read(tx, made.key()); taken {
-			return awsapi.Errorf("EntityAlreadyExists",
-				"A policy called %s already exists. Duplicate names are not allowed.", in.PolicyName)
-		}
-		if err := s.take(tx, c.Account, policiesQuota); err != nil {
-			return err
-		}
-		s.managed.Write(tx, made.key(), made)
-		return nil
+		return add(s, tx, s.managed, made.key(), made, policiesQuota, awsapi.Errorf("EntityAlreadyExists",
+			"A policy called %s already exists. Duplicate names are not allowed.", in.PolicyName))
 	})
 	if err != nil {
 		return nil, err
 	}
-	shape := s.listedPolicy(c.Account, made)
-	shape.Tags = made.Tags
-	return &policyOut{shape}, nil
+	return &policyOut{policyShape{policyCore: s.coreOf(c.Account, made), Tags: made.Tags}}, nil
 }
 
 func checkManagedPolicy(name, document string) error {
@@ -255,30 +245,43 @@ func checkManagedPolicy(name, document string) error {
 	return checkIdentityPolicy(name, document)
 }
 
-// policyIn is the input of the operations that take a policy's ARN only.
-type policyIn struct{ PolicyArn string }
+// managedARN names a managed policy.
+type managedARN struct{ PolicyArn string }
 
-func (in *policyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
+func (a managedARN) noun() string { return "Policy" }
+
+func (a managedARN) target(s *Service, c *awsapi.Caller) (target, error) {
+	return s.policyTarget(c, a.PolicyArn)
 }
 
-func (s *Service) getPolicy(_ context.Context, c *awsapi.Caller, in *policyIn) (*policyOut, error) {
+func (a managedARN) tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error) {
+	m, err := s.findManaged(c.Account, a.PolicyArn)
+	if err != nil {
+		return nil, err
+	}
+	return m.Tags, nil
+}
+
+func (a managedARN) retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func([]awsapi.Tag) ([]awsapi.Tag, error)) error {
+	return s.changeManaged(ctx, c.Account, a.PolicyArn, func(_ *kv.Tx, m *managedRow) (err error) {
+		m.Tags, err = edit(m.Tags)
+		return err
+	})
+}
+
+func (s *Service) getPolicy(_ context.Context, c *awsapi.Caller, in *managedARN) (*policyOut, error) {
 	m, err := s.findManaged(c.Account, in.PolicyArn)
 	if err != nil {
 		return nil, err
 	}
-	shape := s.listedPolicy(c.Account, m)
-	shape.Description, shape.Tags = m.Description, m.Tags
-	return &policyOut{shape}, nil
+	return &policyOut{policyShape{s.coreOf(c.Account, m), m.Description, m.Tags}}, nil
 }
 
 type listPoliciesIn struct {
 	Scope             string
 	OnlyAttached      bool
-	PathPrefix        string
 	PolicyUsageFilter string
-	Marker            string
-	MaxItems          int32
+	pathPage
 }
 
 func (in *listPoliciesIn) target(s *Service, c *awsapi.Caller) (target, error) {
@@ -286,9 +289,8 @@ func (in *listPoliciesIn) target(s *Service, c *awsapi.Caller) (target, error) {
 }
 
 type listPoliciesOut struct {
-	Policies    []policyShape
-	IsTruncated bool
-	Marker      string
+	Policies []policyCore
+	truncated
 }
 
 func (s *Service) listPolicies(_ context.Context, c *awsapi.Caller, in *listPoliciesIn) (*listPoliciesOut, error) {
@@ -303,8 +305,8 @@ func (s *Service) listPolicies(_ context.Context, c *awsapi.Caller, in *listPoli
 			rows = append(rows, m)
 		}
 	}
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, sorted(rows, (*managedRow).key), func(m *managedRow) (policyShape, bool) {
-		shape := s.listedPolicy(c.Account, m)
+	policies, rest, err := paginate(s, c, in.page, sorted(rows, (*managedRow).key), func(m *managedRow) (policyCore, bool) {
+		shape := s.coreOf(c.Account, m)
 		attached, boundary := shape.AttachmentCount > 0, shape.PermissionsBoundaryUsageCount > 0
 		switch {
 		case !strings.HasPrefix(m.Path, in.PathPrefix):
@@ -317,13 +319,10 @@ func (s *Service) listPolicies(_ context.Context, c *awsapi.Caller, in *listPoli
 			return shape, !in.OnlyAttached || attached || boundary
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &listPoliciesOut{Policies: page, IsTruncated: next != "", Marker: next}, nil
+	return &listPoliciesOut{policies, rest}, err
 }
 
-func (s *Service) deletePolicy(ctx context.Context, c *awsapi.Caller, in *policyIn) error {
+func (s *Service) deletePolicy(ctx context.Context, c *awsapi.Caller, in *managedARN) error {
 	return s.db.Update(ctx, func(tx *kv.Tx) error {
 		m, err := s.readManaged(tx, c.Account, in.PolicyArn)
 		switch {
@@ -359,13 +358,9 @@ func (m *managed) shapeOf(v version) versionShape {
 }
 
 type createPolicyVersionIn struct {
-	PolicyArn      string
+	managedARN
 	PolicyDocument string
 	SetAsDefault   bool
-}
-
-func (in *createPolicyVersionIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
 }
 
 func (s *Service) createPolicyVersion(ctx context.Context, c *awsapi.Caller, in *createPolicyVersionIn) (*versionOut, error) {
@@ -396,10 +391,9 @@ func (s *Service) createPolicyVersion(ctx context.Context, c *awsapi.Caller, in 
 }
 
 // policyVersionIn names a version of a managed policy.
-type policyVersionIn struct{ PolicyArn, VersionID string }
-
-func (in *policyVersionIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
+type policyVersionIn struct {
+	managedARN
+	VersionID string
 }
 
 func noSuchVersion(policyARN, id string) error {
@@ -420,21 +414,9 @@ func (s *Service) getPolicyVersion(_ context.Context, c *awsapi.Caller, in *poli
 	return &versionOut{shape}, nil
 }
 
-// listOfPolicyIn is the input of the lists of one policy's things.
-type listOfPolicyIn struct {
-	PolicyArn string
-	Marker    string
-	MaxItems  int32
-}
-
-func (in *listOfPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
-}
-
 type listVersionsOut struct {
-	Versions    []versionShape
-	IsTruncated bool
-	Marker      string
+	Versions []versionShape
+	truncated
 }
 
 func (s *Service) listPolicyVersions(_ context.Context, c *awsapi.Caller, in *listOfPolicyIn) (*listVersionsOut, error) {
@@ -444,11 +426,8 @@ func (s *Service) listPolicyVersions(_ context.Context, c *awsapi.Caller, in *li
 	}
 	// The newest comes first, as in AWS: keys count down.
 	from := sorted(m.Versions, func(v version) string { return fmt.Sprintf("%010d", 9_999_999_999-v.Number) })
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, from, func(v version) (versionShape, bool) { return m.shapeOf(v), true })
-	if err != nil {
-		return nil, err
-	}
-	return &listVersionsOut{Versions: page, IsTruncated: next != "", Marker: next}, nil
+	versions, rest, err := paginate(s, c, in.page, from, func(v version) (versionShape, bool) { return m.shapeOf(v), true })
+	return &listVersionsOut{versions, rest}, err
 }
 
 func (s *Service) deletePolicyVersion(ctx context.Context, c *awsapi.Caller, in *policyVersionIn) error {
@@ -477,48 +456,96 @@ func (s *Service) setDefaultPolicyVersion(ctx context.Context, c *awsapi.Caller,
 	})
 }
 
-type tagPolicyIn struct {
-	PolicyArn string
-	Tags      []awsapi.Tag
+// The requests about what a managed policy has.
+type (
+	listOfPolicyIn struct {
+		managedARN
+		page
+	}
+	tagPolicyIn struct {
+		managedARN
+		newTags
+	}
+	untagPolicyIn struct {
+		managedARN
+		oldTags
+	}
+)
+
+// entitiesForPolicyIn is the input of ListEntitiesForPolicy.
+type entitiesForPolicyIn struct {
+	managedARN
+	EntityFilter      string
+	PolicyUsageFilter string
+	pathPage
 }
 
-func (in *tagPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
+type policyGroupShape struct{ GroupName, GroupID string }
+
+type policyUserShape struct{ UserName, UserID string }
+
+type policyRoleShape struct{ RoleName, RoleID string }
+
+type entitiesForPolicyOut struct {
+	PolicyGroups []policyGroupShape
+	PolicyUsers  []policyUserShape
+	PolicyRoles  []policyRoleShape
+	truncated
 }
 
-func (in *tagPolicyIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
-
-func (s *Service) tagPolicy(ctx context.Context, c *awsapi.Caller, in *tagPolicyIn) error {
-	return s.changeManaged(ctx, c.Account, in.PolicyArn, func(_ *kv.Tx, m *managedRow) (err error) {
-		m.Tags, err = mergeTags(m.Tags, in.Tags, "TagsPerPolicy")
-		return err
-	})
-}
-
-type untagPolicyIn struct {
-	PolicyArn string
-	TagKeys   []string
-}
-
-func (in *untagPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.policyTarget(c, in.PolicyArn)
-}
-
-func (in *untagPolicyIn) conditions(p *policy.Context, _ target) {
-	p.SetList("aws:TagKeys", in.TagKeys)
-}
-
-func (s *Service) untagPolicy(ctx context.Context, c *awsapi.Caller, in *untagPolicyIn) error {
-	return s.changeManaged(ctx, c.Account, in.PolicyArn, func(_ *kv.Tx, m *managedRow) error {
-		m.Tags = removeTags(m.Tags, in.TagKeys)
-		return nil
-	})
-}
-
-func (s *Service) listPolicyTags(_ context.Context, c *awsapi.Caller, in *listOfPolicyIn) (*listTagsOut, error) {
+func (s *Service) listEntitiesForPolicy(_ context.Context, c *awsapi.Caller, in *entitiesForPolicyIn) (*entitiesForPolicyOut, error) {
 	m, err := s.findManaged(c.Account, in.PolicyArn)
 	if err != nil {
 		return nil, err
 	}
-	return s.pageOfTags(c, m.Tags, in.Marker, in.MaxItems)
+	type use struct {
+		kind string
+		*entity
+	}
+	var uses []use
+	add := func(kind string, e *entity) {
+		attached, boundary := slices.Contains(e.Attached, m.ARN), e.Boundary == m.ARN
+		switch in.PolicyUsageFilter {
+		case "PermissionsPolicy":
+			boundary = false
+		case "PermissionsBoundary":
+			attached = false
+		}
+		if (in.EntityFilter == "" || in.EntityFilter == kind) && (attached || boundary) && strings.HasPrefix(e.Path, in.PathPrefix) {
+			uses = append(uses, use{kind, e})
+		}
+	}
+	s.eachUse(c.Account, m.ARN, add)
+	rows, rest, err := paginate(s, c, in.page, sorted(uses, func(u use) string { return u.kind + u.key() }), all)
+	if err != nil {
+		return nil, err
+	}
+	out := &entitiesForPolicyOut{
+		PolicyGroups: []policyGroupShape{}, PolicyUsers: []policyUserShape{}, PolicyRoles: []policyRoleShape{}, truncated: rest,
+	}
+	for _, u := range rows {
+		switch u.kind {
+		case "User":
+			out.PolicyUsers = append(out.PolicyUsers, policyUserShape{u.Name, u.ID})
+		case "Group":
+			out.PolicyGroups = append(out.PolicyGroups, policyGroupShape{u.Name, u.ID})
+		default:
+			out.PolicyRoles = append(out.PolicyRoles, policyRoleShape{u.Name, u.ID})
+		}
+	}
+	return out, nil
+}
+
+// eachUse shows the users, groups and roles of an account that have a managed policy attached, or as boundary.
+func (s *Service) eachUse(account, policyARN string, show func(kind string, e *entity)) {
+	key := account + "/" + policyARN
+	for _, r := range s.usersByPolicy.Get(key) {
+		show("User", &r.entity)
+	}
+	for _, r := range s.groupsByPolicy.Get(key) {
+		show("Group", &r.entity)
+	}
+	for _, r := range s.rolesByPolicy.Get(key) {
+		show("Role", &r.entity)
+	}
 }

@@ -50,6 +50,13 @@ func noSuchProfile(name string) error {
 	return awsapi.Errorf("NoSuchEntity", "Instance Profile %s cannot be found.", name)
 }
 
+func (s *Service) profile(account, name string) (*instanceProfile, error) {
+	if p, ok := s.profiles.Get(nameKey(account, name)); ok {
+		return p, nil
+	}
+	return nil, noSuchProfile(name)
+}
+
 func (s *Service) changeProfile(ctx context.Context, account, name string, do func(*kv.Tx, *instanceProfile) error) error {
 	return change(ctx, s.db, s.profiles, nameKey(account, name), noSuchProfile(name), do)
 }
@@ -67,7 +74,7 @@ func (in *createProfileIn) target(s *Service, c *awsapi.Caller) (target, error) 
 func (in *createProfileIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
 
 func (s *Service) createProfile(ctx context.Context, c *awsapi.Caller, in *createProfileIn) (*profileOut, error) {
-	tags, err := mergeTags(nil, in.Tags, "TagsPerInstanceProfile")
+	tags, err := mergeTags(nil, in.Tags, "InstanceProfile")
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +83,8 @@ func (s *Service) createProfile(ctx context.Context, c *awsapi.Caller, in *creat
 		ID: arn.NewID(arn.InstanceProfileID, c.Account), Created: s.time(), Tags: tags,
 	}
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, taken := s.profiles.Read(tx, made.key()); taken {
-			return awsapi.Errorf("EntityAlreadyExists", "Instance Profile %s already exists.", in.InstanceProfileName)
-		}
-		if err := s.take(tx, c.Account, profilesQuota); err != nil {
-			return err
-		}
-		s.profiles.Write(tx, made.key(), made)
-		return nil
+		return add(s, tx, s.profiles, made.key(), made, profilesQuota,
+			awsapi.Errorf("EntityAlreadyExists", "Instance Profile %s already exists.", in.InstanceProfileName))
 	})
 	if err != nil {
 		return nil, err
@@ -93,28 +94,41 @@ func (s *Service) createProfile(ctx context.Context, c *awsapi.Caller, in *creat
 	return &profileOut{shape}, err
 }
 
-// profileIn is the input of the operations that take an instance profile's name only.
-type profileIn struct{ InstanceProfileName string }
+// profileName names an instance profile.
+type profileName struct{ InstanceProfileName string }
 
-func (in *profileIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.profileTarget(c, in.InstanceProfileName)
+func (n profileName) noun() string { return "InstanceProfile" }
+
+func (n profileName) target(s *Service, c *awsapi.Caller) (target, error) {
+	return s.profileTarget(c, n.InstanceProfileName)
 }
 
-func (s *Service) getProfile(_ context.Context, c *awsapi.Caller, in *profileIn) (*profileOut, error) {
-	p, ok := s.profiles.Get(nameKey(c.Account, in.InstanceProfileName))
-	if !ok {
-		return nil, noSuchProfile(in.InstanceProfileName)
+func (n profileName) tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error) {
+	p, err := s.profile(c.Account, n.InstanceProfileName)
+	if err != nil {
+		return nil, err
+	}
+	return p.Tags, nil
+}
+
+func (n profileName) retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func([]awsapi.Tag) ([]awsapi.Tag, error)) error {
+	return s.changeProfile(ctx, c.Account, n.InstanceProfileName, func(_ *kv.Tx, p *instanceProfile) (err error) {
+		p.Tags, err = edit(p.Tags)
+		return err
+	})
+}
+
+func (s *Service) getProfile(_ context.Context, c *awsapi.Caller, in *profileName) (*profileOut, error) {
+	p, err := s.profile(c.Account, in.InstanceProfileName)
+	if err != nil {
+		return nil, err
 	}
 	shape, err := s.listedProfile(p)
 	shape.Tags = p.Tags
 	return &profileOut{shape}, err
 }
 
-type listProfilesIn struct {
-	PathPrefix string
-	Marker     string
-	MaxItems   int32
-}
+type listProfilesIn struct{ pathPage }
 
 func (in *listProfilesIn) target(s *Service, c *awsapi.Caller) (target, error) {
 	return s.listTarget(c, "instance-profile", in.PathPrefix)
@@ -122,38 +136,47 @@ func (in *listProfilesIn) target(s *Service, c *awsapi.Caller) (target, error) {
 
 type listProfilesOut struct {
 	InstanceProfiles []profileShape
-	IsTruncated      bool
-	Marker           string
+	truncated
 }
 
 func (s *Service) listProfiles(_ context.Context, c *awsapi.Caller, in *listProfilesIn) (*listProfilesOut, error) {
-	keep := func(p *instanceProfile) (*instanceProfile, bool) { return p, strings.HasPrefix(p.Path, in.PathPrefix) }
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, ofAccount(s.profiles, c.Account), keep)
-	return s.profilesOut(page, next, err)
-}
-
-// pageOfProfiles is a page of the instance profiles with the given names.
-func (s *Service) pageOfProfiles(c *awsapi.Caller, marker string, maxItems int32, names []string) (*listProfilesOut, error) {
-	page, next, err := paginate(s, c, marker, maxItems, sorted(names, strings.ToLower), func(name string) (*instanceProfile, bool) {
-		return s.profiles.Get(nameKey(c.Account, name))
+	rows, rest, err := paginate(s, c, in.page, ofAccount(s.profiles, c.Account), func(p *instanceProfile) (*instanceProfile, bool) {
+		return p, strings.HasPrefix(p.Path, in.PathPrefix)
 	})
-	return s.profilesOut(page, next, err)
-}
-
-func (s *Service) profilesOut(page []*instanceProfile, next string, err error) (*listProfilesOut, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &listProfilesOut{InstanceProfiles: make([]profileShape, len(page)), IsTruncated: next != "", Marker: next}
-	for i, p := range page {
-		if out.InstanceProfiles[i], err = s.listedProfile(p); err != nil {
+	shapes, err := s.listedProfiles(rows)
+	return &listProfilesOut{shapes, rest}, err
+}
+
+func (s *Service) listInstanceProfilesForRole(_ context.Context, c *awsapi.Caller, in *listOfRoleIn) (*listProfilesOut, error) {
+	r, err := s.role(c.Account, in.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	rows, rest, err := paginate(s, c, in.page, sorted(r.Profiles, strings.ToLower), func(name string) (*instanceProfile, bool) {
+		return s.profiles.Get(nameKey(c.Account, name))
+	})
+	if err != nil {
+		return nil, err
+	}
+	shapes, err := s.listedProfiles(rows)
+	return &listProfilesOut{shapes, rest}, err
+}
+
+func (s *Service) listedProfiles(rows []*instanceProfile) ([]profileShape, error) {
+	shapes := make([]profileShape, len(rows))
+	for i, p := range rows {
+		var err error
+		if shapes[i], err = s.listedProfile(p); err != nil {
 			return nil, err
 		}
 	}
-	return out, nil
+	return shapes, nil
 }
 
-func (s *Service) deleteProfile(ctx context.Context, c *awsapi.Caller, in *profileIn) error {
+func (s *Service) deleteProfile(ctx context.Context, c *awsapi.Caller, in *profileName) error {
 	key := nameKey(c.Account, in.InstanceProfileName)
 	return s.db.Update(ctx, func(tx *kv.Tx) error {
 		p, ok := s.profiles.Read(tx, key)
@@ -206,6 +229,8 @@ func (s *Service) addRoleToProfile(ctx context.Context, c *awsapi.Caller, in *pr
 		switch {
 		case !ok:
 			return noSuchRole(in.RoleName)
+		case r.modifiable() != nil:
+			return r.modifiable()
 		case p.Role != "":
 			return overQuota("InstanceSessionsPerInstanceProfile", 1)
 		}
@@ -235,58 +260,18 @@ func (s *Service) removeRoleFromProfile(ctx context.Context, c *awsapi.Caller, i
 	})
 }
 
-type tagProfileIn struct {
-	InstanceProfileName string
-	Tags                []awsapi.Tag
-}
-
-func (in *tagProfileIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.profileTarget(c, in.InstanceProfileName)
-}
-
-func (in *tagProfileIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
-
-func (s *Service) tagProfile(ctx context.Context, c *awsapi.Caller, in *tagProfileIn) error {
-	return s.changeProfile(ctx, c.Account, in.InstanceProfileName, func(_ *kv.Tx, p *instanceProfile) (err error) {
-		p.Tags, err = mergeTags(p.Tags, in.Tags, "TagsPerInstanceProfile")
-		return err
-	})
-}
-
-type untagProfileIn struct {
-	InstanceProfileName string
-	TagKeys             []string
-}
-
-func (in *untagProfileIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.profileTarget(c, in.InstanceProfileName)
-}
-
-func (in *untagProfileIn) conditions(p *policy.Context, _ target) {
-	p.SetList("aws:TagKeys", in.TagKeys)
-}
-
-func (s *Service) untagProfile(ctx context.Context, c *awsapi.Caller, in *untagProfileIn) error {
-	return s.changeProfile(ctx, c.Account, in.InstanceProfileName, func(_ *kv.Tx, p *instanceProfile) error {
-		p.Tags = removeTags(p.Tags, in.TagKeys)
-		return nil
-	})
-}
-
-type listProfileTagsIn struct {
-	InstanceProfileName string
-	Marker              string
-	MaxItems            int32
-}
-
-func (in *listProfileTagsIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.profileTarget(c, in.InstanceProfileName)
-}
-
-func (s *Service) listProfileTags(_ context.Context, c *awsapi.Caller, in *listProfileTagsIn) (*listTagsOut, error) {
-	p, ok := s.profiles.Get(nameKey(c.Account, in.InstanceProfileName))
-	if !ok {
-		return nil, noSuchProfile(in.InstanceProfileName)
+// The requests about an instance profile's tags.
+type (
+	tagProfileIn struct {
+		profileName
+		newTags
 	}
-	return s.pageOfTags(c, p.Tags, in.Marker, in.MaxItems)
-}
+	untagProfileIn struct {
+		profileName
+		oldTags
+	}
+	listOfProfileIn struct {
+		profileName
+		page
+	}
+)

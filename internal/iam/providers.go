@@ -147,7 +147,7 @@ func (s *Service) createProvider(ctx context.Context, c *awsapi.Caller, in *crea
 	if err != nil {
 		return nil, err
 	}
-	tags, err := mergeTags(nil, in.Tags, "TagsPerOpenIDConnectProvider")
+	tags, err := mergeTags(nil, in.Tags, "OpenIDConnectProvider")
 	if err != nil {
 		return nil, err
 	}
@@ -165,14 +165,8 @@ func (s *Service) createProvider(ctx context.Context, c *awsapi.Caller, in *crea
 	}}
 	key := issuerKey(c.Account, name)
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, taken := s.providers.Read(tx, key); taken {
-			return awsapi.Errorf("EntityAlreadyExists", "Provider with url %s already exists.", in.URL)
-		}
-		if err := s.take(tx, c.Account, providersQuota); err != nil {
-			return err
-		}
-		s.providers.Write(tx, key, made)
-		return nil
+		return add(s, tx, s.providers, key, made, providersQuota,
+			awsapi.Errorf("EntityAlreadyExists", "Provider with url %s already exists.", in.URL))
 	})
 	if err != nil {
 		return nil, err
@@ -195,11 +189,28 @@ func checkThumbprints(list []string) ([]string, error) {
 	return lower, nil
 }
 
-// providerIn is the input of the operations that take a provider's ARN only.
-type providerIn struct{ OpenIDConnectProviderArn string }
+// oidcARN names an OIDC provider.
+type oidcARN struct{ OpenIDConnectProviderArn string }
 
-func (in *providerIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
+func (a oidcARN) noun() string { return "OpenIDConnectProvider" }
+
+func (a oidcARN) target(s *Service, c *awsapi.Caller) (target, error) {
+	return s.providerTarget(c, a.OpenIDConnectProviderArn)
+}
+
+func (a oidcARN) tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error) {
+	p, err := s.findProvider(c.Account, a.OpenIDConnectProviderArn)
+	if err != nil {
+		return nil, err
+	}
+	return p.Tags, nil
+}
+
+func (a oidcARN) retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func([]awsapi.Tag) ([]awsapi.Tag, error)) error {
+	return s.changeProvider(ctx, c.Account, a.OpenIDConnectProviderArn, func(_ *kv.Tx, p *providerRow) (err error) {
+		p.Tags, err = edit(p.Tags)
+		return err
+	})
 }
 
 type getProviderOut struct {
@@ -210,7 +221,7 @@ type getProviderOut struct {
 	Tags           []awsapi.Tag
 }
 
-func (s *Service) getProvider(_ context.Context, c *awsapi.Caller, in *providerIn) (*getProviderOut, error) {
+func (s *Service) getProvider(_ context.Context, c *awsapi.Caller, in *oidcARN) (*getProviderOut, error) {
 	p, err := s.findProvider(c.Account, in.OpenIDConnectProviderArn)
 	if err != nil {
 		return nil, err
@@ -237,7 +248,7 @@ func (s *Service) listProviders(_ context.Context, c *awsapi.Caller, _ *listProv
 }
 
 // deleteProvider succeeds for a provider that does not exist, as IAM's API reference promises.
-func (s *Service) deleteProvider(ctx context.Context, c *awsapi.Caller, in *providerIn) error {
+func (s *Service) deleteProvider(ctx context.Context, c *awsapi.Caller, in *oidcARN) error {
 	key, err := s.providerKey(c.Account, in.OpenIDConnectProviderArn)
 	if err != nil || key == "" {
 		return err
@@ -252,10 +263,9 @@ func (s *Service) deleteProvider(ctx context.Context, c *awsapi.Caller, in *prov
 }
 
 // clientIDIn names a provider and one of its client IDs.
-type clientIDIn struct{ OpenIDConnectProviderArn, ClientID string }
-
-func (in *clientIDIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
+type clientIDIn struct {
+	oidcARN
+	ClientID string
 }
 
 func (s *Service) addClientID(ctx context.Context, c *awsapi.Caller, in *clientIDIn) error {
@@ -279,12 +289,8 @@ func (s *Service) removeClientID(ctx context.Context, c *awsapi.Caller, in *clie
 }
 
 type updateThumbprintIn struct {
-	OpenIDConnectProviderArn string
-	ThumbprintList           []string
-}
-
-func (in *updateThumbprintIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
+	oidcARN
+	ThumbprintList []string
 }
 
 func (s *Service) updateThumbprint(ctx context.Context, c *awsapi.Caller, in *updateThumbprintIn) error {
@@ -301,58 +307,18 @@ func (s *Service) updateThumbprint(ctx context.Context, c *awsapi.Caller, in *up
 	})
 }
 
-type tagProviderIn struct {
-	OpenIDConnectProviderArn string
-	Tags                     []awsapi.Tag
-}
-
-func (in *tagProviderIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
-}
-
-func (in *tagProviderIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
-
-func (s *Service) tagProvider(ctx context.Context, c *awsapi.Caller, in *tagProviderIn) error {
-	return s.changeProvider(ctx, c.Account, in.OpenIDConnectProviderArn, func(_ *kv.Tx, p *providerRow) (err error) {
-		p.Tags, err = mergeTags(p.Tags, in.Tags, "TagsPerOpenIDConnectProvider")
-		return err
-	})
-}
-
-type untagProviderIn struct {
-	OpenIDConnectProviderArn string
-	TagKeys                  []string
-}
-
-func (in *untagProviderIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
-}
-
-func (in *untagProviderIn) conditions(p *policy.Context, _ target) {
-	p.SetList("aws:TagKeys", in.TagKeys)
-}
-
-func (s *Service) untagProvider(ctx context.Context, c *awsapi.Caller, in *untagProviderIn) error {
-	return s.changeProvider(ctx, c.Account, in.OpenIDConnectProviderArn, func(_ *kv.Tx, p *providerRow) error {
-		p.Tags = removeTags(p.Tags, in.TagKeys)
-		return nil
-	})
-}
-
-type listProviderTagsIn struct {
-	OpenIDConnectProviderArn string
-	Marker                   string
-	MaxItems                 int32
-}
-
-func (in *listProviderTagsIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.providerTarget(c, in.OpenIDConnectProviderArn)
-}
-
-func (s *Service) listProviderTags(_ context.Context, c *awsapi.Caller, in *listProviderTagsIn) (*listTagsOut, error) {
-	p, err := s.findProvider(c.Account, in.OpenIDConnectProviderArn)
-	if err != nil {
-		return nil, err
+// The requests about a provider's tags.
+type (
+	tagProviderIn struct {
+		oidcARN
+		newTags
 	}
-	return s.pageOfTags(c, p.Tags, in.Marker, in.MaxItems)
-}
+	untagProviderIn struct {
+		oidcARN
+		oldTags
+	}
+	listOfProviderIn struct {
+		oidcARN
+		page
+	}
+)

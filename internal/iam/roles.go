@@ -55,15 +55,27 @@ func (s *Service) roleOf(r *roleRow) (*roleOut, error) {
 	if err != nil {
 		return nil, err
 	}
-	shape.PermissionsBoundary, shape.Tags, shape.RoleLastUsed = boundaryOut(r.Boundary), r.Tags, &lastUsedShape{}
-	if u, ok := s.lastUse(r.ID); ok {
-		shape.RoleLastUsed = &lastUsedShape{u.at, u.region}
-	}
+	shape.PermissionsBoundary, shape.Tags, shape.RoleLastUsed = boundaryOut(r.Boundary), r.Tags, s.lastUsedOf(r)
 	return &roleOut{shape}, nil
 }
 
-// serviceLinkedPath begins the paths of roles that only AWS services make.
+// lastUsedOf is empty for a role that was never used.
+func (s *Service) lastUsedOf(r *roleRow) *lastUsedShape {
+	u, _, _ := s.lastUse(r.ID)
+	return &lastUsedShape{u.At, u.Region}
+}
+
+// serviceLinkedPath begins the paths of roles that are linked to a service: their policies are AWS's to change.
 const serviceLinkedPath = "/aws-service-role/"
+
+// modifiable fails for service-linked roles.
+func (r *role) modifiable() error {
+	if !strings.HasPrefix(r.Path, serviceLinkedPath) {
+		return nil
+	}
+	return awsapi.Errorf("UnmodifiableEntity",
+		"Cannot perform the operation on the protected role '%s' - this role is only modifiable by AWS", r.Name)
+}
 
 type createRoleIn struct {
 	RoleName                 string
@@ -84,11 +96,15 @@ func (in *createRoleIn) conditions(p *policy.Context, _ target) {
 	boundaryOf(p, target{boundary: in.PermissionsBoundary})
 }
 
+func roleExists(name string) error {
+	return awsapi.Errorf("EntityAlreadyExists", "Role with name %s already exists.", name)
+}
+
 func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRoleIn) (*roleOut, error) {
 	if strings.HasPrefix(in.Path, serviceLinkedPath) {
 		return nil, awsapi.Errorf("InvalidInput", "The path %s is reserved for service-linked roles.", serviceLinkedPath)
 	}
-	e, err := s.newEntity(arn.RoleID, c.Account, in.RoleName, in.Path, in.Tags, "TagsPerRole")
+	e, err := s.newEntity(arn.RoleID, c.Account, in.RoleName, in.Path, in.Tags, "Role")
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +114,6 @@ func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRo
 	}
 	var made *roleRow
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, taken := s.roles.Read(tx, e.key()); taken {
-			return awsapi.Errorf("EntityAlreadyExists", "Role with name %s already exists.", in.RoleName)
-		}
-		if err := s.take(tx, c.Account, rolesQuota); err != nil {
-			return err
-		}
 		trust, err := s.trustByID(tx, in.AssumeRolePolicyDocument)
 		if err != nil {
 			return err
@@ -112,8 +122,7 @@ func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRo
 		if err := s.setBoundary(tx, &made.entity, in.PermissionsBoundary); err != nil {
 			return err
 		}
-		s.roles.Write(tx, e.key(), made)
-		return nil
+		return add(s, tx, s.roles, e.key(), made, rolesQuota, roleExists(in.RoleName))
 	})
 	if err != nil {
 		return nil, err
@@ -127,12 +136,49 @@ func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRo
 	return &roleOut{shape}, nil
 }
 
-// roleIn is the input of the operations that take a role's name only.
-type roleIn struct{ RoleName string }
+// roleName names a role.
+type roleName struct{ RoleName string }
 
-func (in *roleIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
+func (n roleName) noun() string { return "Role" }
+
+func (n roleName) target(s *Service, c *awsapi.Caller) (target, error) {
+	return s.roleTarget(c, n.RoleName)
 }
+
+func (n roleName) find(s *Service, c *awsapi.Caller) (*entity, error) {
+	r, err := s.role(c.Account, n.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	return &r.entity, nil
+}
+
+func (n roleName) edit(ctx context.Context, s *Service, c *awsapi.Caller, do func(tx *kv.Tx, e *entity) error) error {
+	return s.changeRole(ctx, c.Account, n.RoleName, func(tx *kv.Tx, r *roleRow) error {
+		if err := r.modifiable(); err != nil {
+			return err
+		}
+		return do(tx, &r.entity)
+	})
+}
+
+func (n roleName) tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error) {
+	r, err := s.role(c.Account, n.RoleName)
+	if err != nil {
+		return nil, err
+	}
+	return r.Tags, nil
+}
+
+func (n roleName) retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func([]awsapi.Tag) ([]awsapi.Tag, error)) error {
+	return s.changeRole(ctx, c.Account, n.RoleName, func(_ *kv.Tx, r *roleRow) (err error) {
+		r.Tags, err = edit(r.Tags)
+		return err
+	})
+}
+
+// roleIn is the input of the operations that take a role's name only.
+type roleIn struct{ roleName }
 
 func (in *roleIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
 
@@ -144,31 +190,26 @@ func (s *Service) getRole(_ context.Context, c *awsapi.Caller, in *roleIn) (*rol
 	return s.roleOf(r)
 }
 
-type listRolesIn struct {
-	PathPrefix string
-	Marker     string
-	MaxItems   int32
-}
+type listRolesIn struct{ pathPage }
 
 func (in *listRolesIn) target(s *Service, c *awsapi.Caller) (target, error) {
 	return s.listTarget(c, "role", in.PathPrefix)
 }
 
 type listRolesOut struct {
-	Roles       []roleShape
-	IsTruncated bool
-	Marker      string
+	Roles []roleShape
+	truncated
 }
 
 func (s *Service) listRoles(_ context.Context, c *awsapi.Caller, in *listRolesIn) (*listRolesOut, error) {
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, ofAccount(s.roles, c.Account), func(r *roleRow) (*roleRow, bool) {
+	rows, rest, err := paginate(s, c, in.page, ofAccount(s.roles, c.Account), func(r *roleRow) (*roleRow, bool) {
 		return r, strings.HasPrefix(r.Path, in.PathPrefix)
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &listRolesOut{Roles: make([]roleShape, len(page)), IsTruncated: next != "", Marker: next}
-	for i, r := range page {
+	out := &listRolesOut{make([]roleShape, len(rows)), rest}
+	for i, r := range rows {
 		if out.Roles[i], err = s.listedRole(r); err != nil {
 			return nil, err
 		}
@@ -177,31 +218,29 @@ func (s *Service) listRoles(_ context.Context, c *awsapi.Caller, in *listRolesIn
 }
 
 type updateRoleIn struct {
-	RoleName           string
+	roleName
 	Description        *string
 	MaxSessionDuration *int32
-}
-
-func (in *updateRoleIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
 }
 
 func (s *Service) updateRole(ctx context.Context, c *awsapi.Caller, in *updateRoleIn) error {
 	return s.changeRole(ctx, c.Account, in.RoleName, func(_ *kv.Tx, r *roleRow) error {
 		if in.Description != nil {
-			r.Description = *in.Description
+			r.Description = *in.Description // of a service-linked role too
 		}
 		if in.MaxSessionDuration != nil {
+			if err := r.modifiable(); err != nil {
+				return err
+			}
 			r.MaxSession = *in.MaxSessionDuration
 		}
 		return nil
 	})
 }
 
-type updateRoleDescriptionIn struct{ RoleName, Description string }
-
-func (in *updateRoleDescriptionIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
+type updateRoleDescriptionIn struct {
+	roleName
+	Description string
 }
 
 func (s *Service) updateRoleDescription(ctx context.Context, c *awsapi.Caller, in *updateRoleDescriptionIn) (*roleOut, error) {
@@ -217,15 +256,17 @@ func (s *Service) updateRoleDescription(ctx context.Context, c *awsapi.Caller, i
 	return s.roleOf(changed)
 }
 
-type updateAssumeRolePolicyIn struct{ RoleName, PolicyDocument string }
-
-func (in *updateAssumeRolePolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
+type updateAssumeRolePolicyIn struct {
+	roleName
+	PolicyDocument string
 }
 
 func (s *Service) updateAssumeRolePolicy(ctx context.Context, c *awsapi.Caller, in *updateAssumeRolePolicyIn) error {
 	var changed *roleRow
 	err := s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) (err error) {
+		if err := r.modifiable(); err != nil {
+			return err
+		}
 		changed = r
 		r.Trust, err = s.trustByID(tx, in.PolicyDocument)
 		return err
@@ -238,12 +279,13 @@ func (s *Service) updateAssumeRolePolicy(ctx context.Context, c *awsapi.Caller, 
 
 func (s *Service) deleteRole(ctx context.Context, c *awsapi.Caller, in *roleIn) error {
 	key := nameKey(c.Account, in.RoleName)
-	var id string
-	err := s.db.Update(ctx, func(tx *kv.Tx) error {
+	return s.db.Update(ctx, func(tx *kv.Tx) error {
 		r, ok := s.roles.Read(tx, key)
 		switch {
 		case !ok:
 			return noSuchRole(in.RoleName)
+		case r.modifiable() != nil:
+			return r.modifiable()
 		case len(r.Profiles) > 0:
 			return awsapi.Errorf("DeleteConflict", "Cannot delete entity, must remove roles from instance profile first.")
 		}
@@ -254,194 +296,54 @@ func (s *Service) deleteRole(ctx context.Context, c *awsapi.Caller, in *roleIn) 
 			return err
 		}
 		s.roles.Remove(tx, key)
+		s.usage.Remove(tx, r.ID)
 		s.release(tx, c.Account, rolesQuota)
-		id = r.ID
-		return nil
-	})
-	if err == nil {
-		s.uses.Delete(id)
-	}
-	return err
-}
-
-type tagRoleIn struct {
-	RoleName string
-	Tags     []awsapi.Tag
-}
-
-func (in *tagRoleIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *tagRoleIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
-
-func (s *Service) tagRole(ctx context.Context, c *awsapi.Caller, in *tagRoleIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(_ *kv.Tx, r *roleRow) (err error) {
-		r.Tags, err = mergeTags(r.Tags, in.Tags, "TagsPerRole")
-		return err
-	})
-}
-
-type untagRoleIn struct {
-	RoleName string
-	TagKeys  []string
-}
-
-func (in *untagRoleIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *untagRoleIn) conditions(p *policy.Context, _ target) { p.SetList("aws:TagKeys", in.TagKeys) }
-
-func (s *Service) untagRole(ctx context.Context, c *awsapi.Caller, in *untagRoleIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(_ *kv.Tx, r *roleRow) error {
-		r.Tags = removeTags(r.Tags, in.TagKeys)
 		return nil
 	})
 }
 
-// listOfRoleIn is the input of the lists of one role's things.
-type listOfRoleIn struct {
-	RoleName string
-	Marker   string
-	MaxItems int32
-}
-
-func (in *listOfRoleIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (s *Service) listRoleTags(_ context.Context, c *awsapi.Caller, in *listOfRoleIn) (*listTagsOut, error) {
-	r, err := s.role(c.Account, in.RoleName)
-	if err != nil {
-		return nil, err
+// The requests about what a role has.
+type (
+	listOfRoleIn struct {
+		roleName
+		page
 	}
-	return s.pageOfTags(c, r.Tags, in.Marker, in.MaxItems)
-}
-
-type putRolePolicyIn struct{ RoleName, PolicyName, PolicyDocument string }
-
-func (in *putRolePolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *putRolePolicyIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
-
-func (s *Service) putRolePolicy(ctx context.Context, c *awsapi.Caller, in *putRolePolicyIn) error {
-	if err := checkIdentityPolicy(in.PolicyName, in.PolicyDocument); err != nil {
-		return err
+	tagRoleIn struct {
+		roleName
+		newTags
 	}
-	return s.changeRole(ctx, c.Account, in.RoleName, func(_ *kv.Tx, r *roleRow) error {
-		return r.putInline(in.PolicyName, in.PolicyDocument, "role", maxRoleInlineSize)
-	})
+	untagRoleIn struct {
+		roleName
+		oldTags
+	}
+	putRolePolicyIn struct {
+		roleName
+		inlinePolicy
+	}
+	rolePolicyIn struct {
+		roleName
+		inlineName
+	}
+	roleAttachmentIn struct {
+		roleName
+		attachment
+	}
+	listAttachedRolePoliciesIn struct {
+		roleName
+		pathPage
+	}
+	putRoleBoundaryIn struct {
+		roleName
+		boundary
+	}
+)
+
+type rolePolicyOut struct {
+	roleName
+	inlinePolicy
 }
-
-// rolePolicyIn names an inline policy of a role.
-type rolePolicyIn struct{ RoleName, PolicyName string }
-
-func (in *rolePolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *rolePolicyIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
-
-type rolePolicyOut struct{ RoleName, PolicyName, PolicyDocument string }
 
 func (s *Service) getRolePolicy(_ context.Context, c *awsapi.Caller, in *rolePolicyIn) (*rolePolicyOut, error) {
-	r, err := s.role(c.Account, in.RoleName)
-	if err != nil {
-		return nil, err
-	}
-	p, err := r.findInline(in.PolicyName, "role")
-	if err != nil {
-		return nil, err
-	}
-	return &rolePolicyOut{r.Name, p.Name, encodeDocument(p.Document)}, nil
-}
-
-func (s *Service) deleteRolePolicy(ctx context.Context, c *awsapi.Caller, in *rolePolicyIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(_ *kv.Tx, r *roleRow) error {
-		return r.removeInline(in.PolicyName, "role")
-	})
-}
-
-func (s *Service) listRolePolicies(_ context.Context, c *awsapi.Caller, in *listOfRoleIn) (*policyNamesOut, error) {
-	r, err := s.role(c.Account, in.RoleName)
-	if err != nil {
-		return nil, err
-	}
-	return s.pageOfInline(c, &r.entity, in.Marker, in.MaxItems)
-}
-
-// roleAttachmentIn names a managed policy and a role.
-type roleAttachmentIn struct{ RoleName, PolicyArn string }
-
-func (in *roleAttachmentIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *roleAttachmentIn) conditions(p *policy.Context, t target) {
-	p.Set("iam:PolicyARN", in.PolicyArn)
-	boundaryOf(p, t)
-}
-
-func (s *Service) attachRolePolicy(ctx context.Context, c *awsapi.Caller, in *roleAttachmentIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) error {
-		return s.attach(tx, &r.entity, in.PolicyArn, "PoliciesPerRole")
-	})
-}
-
-func (s *Service) detachRolePolicy(ctx context.Context, c *awsapi.Caller, in *roleAttachmentIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) error {
-		return s.detach(tx, &r.entity, in.PolicyArn)
-	})
-}
-
-type listAttachedRolePoliciesIn struct {
-	RoleName   string
-	PathPrefix string
-	Marker     string
-	MaxItems   int32
-}
-
-func (in *listAttachedRolePoliciesIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (s *Service) listAttachedRolePolicies(_ context.Context, c *awsapi.Caller, in *listAttachedRolePoliciesIn) (*attachedOut, error) {
-	r, err := s.role(c.Account, in.RoleName)
-	if err != nil {
-		return nil, err
-	}
-	return s.pageOfAttached(c, &r.entity, in.PathPrefix, in.Marker, in.MaxItems)
-}
-
-type putRoleBoundaryIn struct{ RoleName, PermissionsBoundary string }
-
-func (in *putRoleBoundaryIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.roleTarget(c, in.RoleName)
-}
-
-func (in *putRoleBoundaryIn) conditions(p *policy.Context, _ target) {
-	p.Set("iam:PermissionsBoundary", in.PermissionsBoundary)
-}
-
-func (s *Service) putRoleBoundary(ctx context.Context, c *awsapi.Caller, in *putRoleBoundaryIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) error {
-		return s.setBoundary(tx, &r.entity, in.PermissionsBoundary)
-	})
-}
-
-func (s *Service) deleteRoleBoundary(ctx context.Context, c *awsapi.Caller, in *roleIn) error {
-	return s.changeRole(ctx, c.Account, in.RoleName, func(tx *kv.Tx, r *roleRow) error {
-		return s.setBoundary(tx, &r.entity, "")
-	})
-}
-
-func (s *Service) listInstanceProfilesForRole(_ context.Context, c *awsapi.Caller, in *listOfRoleIn) (*listProfilesOut, error) {
-	r, err := s.role(c.Account, in.RoleName)
-	if err != nil {
-		return nil, err
-	}
-	return s.pageOfProfiles(c, in.Marker, in.MaxItems, r.Profiles)
+	name, p, err := s.inlineOf(c, in, in.PolicyName)
+	return &rolePolicyOut{roleName{name}, p}, err
 }

@@ -27,14 +27,13 @@ type simulationIn struct {
 	ActionNames                        []string
 	CallerArn                          string
 	ContextEntries                     []contextEntry
-	Marker                             string
-	MaxItems                           int32
 	PermissionsBoundaryPolicyInputList []string
 	PolicyInputList                    []string
 	ResourceArns                       []string
 	ResourceHandlingOption             string
 	ResourceOwner                      string
 	ResourcePolicy                     string
+	page
 }
 
 type organizationLevel struct{ ServiceControlPolicyInputList []string }
@@ -111,8 +110,7 @@ type evaluationResult struct {
 
 type simulationOut struct {
 	EvaluationResults []evaluationResult
-	IsTruncated       bool
-	Marker            string
+	truncated
 }
 
 // How results name where a statement comes from. These are not the values of the model's PolicySourceType, but what IAM
@@ -127,6 +125,8 @@ func invalidInput(format string, args ...any) *awsapi.Error {
 	return awsapi.Errorf("InvalidInput", format, args...)
 }
 
+func invalidCaller() error { return invalidInput("Invalid caller - Caller cannot be null or empty.") }
+
 func (s *Service) simulateCustomPolicy(ctx context.Context, c *awsapi.Caller, in *simulateCustomIn) (*simulationOut, error) {
 	m := s.newSimulation(c)
 	if in.CallerArn != "" {
@@ -134,7 +134,7 @@ func (s *Service) simulateCustomPolicy(ctx context.Context, c *awsapi.Caller, in
 			return nil, err
 		}
 	} else if in.ResourcePolicy != "" {
-		return nil, invalidInput("Invalid caller - Caller cannot be null or empty.")
+		return nil, invalidCaller()
 	}
 	for i, level := range in.OrderedOrganizationPolicyInputList {
 		name := fmt.Sprintf("OrderedOrganizationPolicyInputList.%d.ServiceControlPolicyInputList", i+1)
@@ -159,11 +159,15 @@ func (s *Service) simulatePrincipalPolicy(ctx context.Context, c *awsapi.Caller,
 	}
 	m := s.newSimulation(c)
 	caller := in.CallerArn
-	if caller == "" {
+	if caller == "" && source.kind != "group" {
 		caller = in.PolicySourceArn
 	}
-	if err := s.simulateCaller(m, caller); err != nil {
-		return nil, err
+	if caller != "" {
+		if err := s.simulateCaller(m, caller); err != nil {
+			return nil, err
+		}
+	} else if in.ResourcePolicy != "" {
+		return nil, invalidCaller()
 	}
 	identity, boundary, err := s.policiesOfSource(source, in.PolicyExclusionList)
 	if err != nil {
@@ -198,11 +202,11 @@ func (s *Service) simulate(ctx context.Context, c *awsapi.Caller, m *simulation,
 		limit = int(in.MaxItems)
 	}
 	limit = min(limit, maxSimulationCost/perAction)
-	actions, next, err := paginate(s, c, in.Marker, int32(limit), numbered(in.ActionNames), all[string])
+	actions, rest, err := paginate(s, c, page{in.Marker, int32(limit)}, numbered(in.ActionNames), all[string])
 	if err != nil {
 		return nil, err
 	}
-	out := &simulationOut{EvaluationResults: make([]evaluationResult, len(actions)), IsTruncated: next != "", Marker: next}
+	out := &simulationOut{make([]evaluationResult, len(actions)), rest}
 	for i, action := range actions {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("simulate %s: %w", action, err)
@@ -261,10 +265,11 @@ func contextKeys(policies []*policy.Policy) *contextKeysOut {
 	return &contextKeysOut{append([]string{}, policy.ContextKeys(policies...)...)}
 }
 
-// A source is the user or role whose policies are simulated.
+// A source is the user, group or role whose policies are simulated.
 type source struct {
-	kind string // user or role
+	kind string // user, group or role
 	*entity
+	groups []*groupRow // of a user
 }
 
 // A document is a policy with the name that results have for it.
@@ -282,16 +287,19 @@ func parseEntity(text string) (a arn.ARN, kind, name string, err error) {
 	return a, kind, name, nil
 }
 
-// findEntity finds a user or role by its ARN, or nothing.
-func (s *Service) findEntity(a arn.ARN, kind, name string) *entity {
+// findEntity finds a user, group or role by its ARN; its entity is nil when there is none.
+func (s *Service) findEntity(a arn.ARN, kind, name string) source {
 	key := nameKey(a.Account(), name)
 	if r, ok := s.users.Get(key); ok && kind == "user" && s.userARN(&r.entity) == a.String() {
-		return &r.entity
+		return source{kind, &r.entity, s.groupsOf(r)}
+	}
+	if r, ok := s.groups.Get(key); ok && kind == "group" && s.groupARN(&r.entity) == a.String() {
+		return source{kind: kind, entity: &r.entity}
 	}
 	if r, ok := s.roles.Get(key); ok && kind == "role" && s.roleARN(&r.entity) == a.String() {
-		return &r.entity
+		return source{kind: kind, entity: &r.entity}
 	}
-	return nil
+	return source{}
 }
 
 func (s *Service) sourceTarget(text string) (target, error) {
@@ -300,41 +308,35 @@ func (s *Service) sourceTarget(text string) (target, error) {
 		return target{}, err
 	}
 	t := target{arn: text}
-	if e := s.findEntity(a, kind, name); e != nil {
+	if e := s.findEntity(a, kind, name).entity; e != nil {
 		t.tags, t.boundary = e.Tags, e.Boundary
 	}
 	return t, nil
 }
 
-// sourceOf finds the user or role, of the caller's account, whose policies are simulated.
+// sourceOf finds the user, group or role, of the caller's account, whose policies are simulated.
 func (s *Service) sourceOf(c *awsapi.Caller, text string) (source, error) {
 	a, kind, name, err := parseEntity(text)
 	if err != nil {
 		return source{}, err
 	}
-	e := s.findEntity(a, kind, name)
-	if e == nil || e.Account != c.Account {
+	of := s.findEntity(a, kind, name)
+	if of.entity == nil || of.Account != c.Account {
 		return source{}, awsapi.Errorf("NoSuchEntity", "The %s with name %s cannot be found.", kind, name)
 	}
-	return source{kind, e}, nil
+	return of, nil
 }
 
-// policiesOfSource returns the policies of a user or role, but for those that are excluded, and its boundary or nil.
+// policiesOfSource returns the policies of a user, with those of its groups, a group or a role, but for those that are excluded,
+// and the boundary or nil.
 func (s *Service) policiesOfSource(of source, excluded []policyIdentifier) (identity []document, boundary *document, err error) {
-	for _, p := range of.Inline {
-		if !slices.ContainsFunc(excluded, func(x policyIdentifier) bool { return x.matchesInline(of, p.Name) }) {
-			identity = append(identity, document{of.kind + "_" + of.Name + "_" + p.Name, p.Document})
-		}
+	if identity, err = s.ownPolicies(nil, of, excluded); err != nil {
+		return nil, nil, err
 	}
-	for _, a := range of.Attached {
-		if slices.ContainsFunc(excluded, func(x policyIdentifier) bool { return x.matchesManaged(a) }) {
-			continue
-		}
-		d, err := s.managedDocument(of.Account, a)
-		if err != nil {
+	for _, g := range of.groups {
+		if identity, err = s.ownPolicies(identity, source{kind: "group", entity: &g.entity}, excluded); err != nil {
 			return nil, nil, err
 		}
-		identity = append(identity, d)
 	}
 	if of.Boundary != "" && !slices.ContainsFunc(excluded, func(x policyIdentifier) bool { return x.PolicyType == "permission-boundary" }) {
 		d, err := s.managedDocument(of.Account, of.Boundary)
@@ -344,6 +346,28 @@ func (s *Service) policiesOfSource(of source, excluded []policyIdentifier) (iden
 		boundary = &d
 	}
 	return identity, boundary, nil
+}
+
+// ownPolicies adds the policies that a user, group or role has itself, but for those that are excluded.
+func (s *Service) ownPolicies(to []document, of source, excluded []policyIdentifier) ([]document, error) {
+	for _, p := range of.Inline {
+		if !slices.ContainsFunc(excluded, func(x policyIdentifier) bool { return x.matchesInline(of, p.Name) }) {
+			to = append(to, document{of.kind + "_" + of.Name + "_" + p.Name, p.Document})
+		}
+	}
+	for _, a := range of.Attached {
+		if slices.ContainsFunc(excluded, func(x policyIdentifier) bool { return x.matchesManaged(a) }) {
+			continue
+		}
+		d, err := s.managedDocument(of.Account, a)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(to, d) { // of a user and its groups, several may have the same policy
+			to = append(to, d)
+		}
+	}
+	return to, nil
 }
 
 func (s *Service) managedDocument(account, policyARN string) (document, error) {

@@ -54,7 +54,7 @@ func (s *Service) simulateCaller(m *simulation, text string) error {
 	} else {
 		m.keys.Set("aws:username", name)
 	}
-	if e := s.findEntity(a, kind, name); e != nil {
+	if e := s.findEntity(a, kind, name).entity; e != nil {
 		m.principal.ID = e.ID
 		if kind == "user" {
 			m.keys.Set("aws:userid", e.ID)

@@ -61,7 +61,7 @@ const installationKey = "installation"
 // alias is keyed by itself, since an alias is unique among all accounts.
 type alias struct{ Account string }
 
-// entity is what users and roles have in common.
+// entity is what users, groups and roles have in common. Groups have no tags and no boundary.
 type entity struct {
 	Account  string
 	Name     string // as it was given; keys have it in lower case
@@ -94,6 +94,7 @@ type compiled struct {
 type user struct {
 	entity
 	AccessKeys []string // IDs
+	Groups     []string // unique IDs of the groups that the user is in
 }
 
 type userRow struct {
@@ -103,7 +104,24 @@ type userRow struct {
 
 func (r *userRow) clone() *userRow {
 	n := &userRow{user: r.user}
-	n.entity, n.AccessKeys = r.entity.clone(), slices.Clone(r.AccessKeys)
+	n.entity, n.AccessKeys, n.Groups = r.entity.clone(), slices.Clone(r.AccessKeys), slices.Clone(r.Groups)
+	return n
+}
+
+// group counts its members in the transactions that add and remove them, so that a group with members cannot be deleted.
+type group struct {
+	entity
+	Members int
+}
+
+type groupRow struct {
+	group
+	derived lazy[compiled]
+}
+
+func (r *groupRow) clone() *groupRow {
+	n := &groupRow{group: r.group}
+	n.entity = r.entity.clone()
 	return n
 }
 
@@ -283,11 +301,22 @@ func (s *Service) changeRole(ctx context.Context, account, name string, do func(
 	return change(ctx, s.db, s.roles, nameKey(account, name), noSuchRole(name), do)
 }
 
+func (s *Service) changeGroup(ctx context.Context, account, name string, do func(*kv.Tx, *groupRow) error) error {
+	return change(ctx, s.db, s.groups, nameKey(account, name), noSuchGroup(name), do)
+}
+
 func (s *Service) user(account, name string) (*userRow, error) {
 	if r, ok := s.users.Get(nameKey(account, name)); ok {
 		return r, nil
 	}
 	return nil, noSuchUser(name)
+}
+
+func (s *Service) group(account, name string) (*groupRow, error) {
+	if r, ok := s.groups.Get(nameKey(account, name)); ok {
+		return r, nil
+	}
+	return nil, noSuchGroup(name)
 }
 
 func (s *Service) role(account, name string) (*roleRow, error) {
@@ -301,6 +330,10 @@ func noSuchUser(name string) error {
 	return awsapi.Errorf("NoSuchEntity", "The user with name %s cannot be found.", name)
 }
 
+func noSuchGroup(name string) error {
+	return awsapi.Errorf("NoSuchEntity", "The group with name %s cannot be found.", name)
+}
+
 func noSuchRole(name string) error {
 	return awsapi.Errorf("NoSuchEntity", "The role with name %s cannot be found.", name)
 }
@@ -309,10 +342,12 @@ func noSuchRole(name string) error {
 // print.
 const (
 	usersQuota     = "UsersPerAccount"
+	groupsQuota    = "GroupsPerAccount"
 	rolesQuota     = "RolesPerAccount"
 	policiesQuota  = "PoliciesPerAccount"
 	profilesQuota  = "InstanceProfilesPerAccount"
 	providersQuota = "OpenIDConnectProvidersPerAccount"
+	samlQuota      = "SAMLProvidersPerAccount"
 )
 
 func quotaLimit(quota string) int {
@@ -321,7 +356,9 @@ func quotaLimit(quota string) int {
 		return 5000
 	case policiesQuota:
 		return 1500
-	case providersQuota:
+	case groupsQuota:
+		return 300
+	case providersQuota, samlQuota:
 		return 100
 	default: // rolesQuota, profilesQuota
 		return 1000
@@ -331,18 +368,22 @@ func quotaLimit(quota string) int {
 // The other quotas: sizes count characters other than white space, except maxInlineBytes, which keeps the white space of
 // an entity's inline policies within bounds too.
 const (
-	maxTrustSize      = 2048
-	maxManagedSize    = 6144
-	maxUserInlineSize = 2048
-	maxRoleInlineSize = 10240
-	maxInlineBytes    = 256 << 10
-	maxAttached       = 10
-	maxVersions       = 5
-	maxTags           = 50
-	maxAccessKeys     = 2
-	maxClientIDs      = 100
-	maxThumbprints    = 5
-	defaultMaxSession = 3600 // seconds
+	maxTrustSize       = 2048
+	maxManagedSize     = 6144
+	maxUserInlineSize  = 2048
+	maxRoleInlineSize  = 10240
+	maxGroupInlineSize = 5120
+	maxInlineBytes     = 256 << 10
+	maxAttached        = 10
+	maxVersions        = 5
+	maxVersionsInUse   = 10_000 // of all policies of an account together; it is shown, not enforced
+	maxRoleName        = 64
+	maxTags            = 50
+	maxAccessKeys      = 2
+	maxGroupsPerUser   = 10
+	maxClientIDs       = 100
+	maxThumbprints     = 5
+	defaultMaxSession  = 3600 // seconds
 )
 
 // take uses one more of an account's quota as part of tx.
@@ -380,6 +421,8 @@ func (s *Service) iamARN(account, resource string) string {
 }
 
 func (s *Service) userARN(e *entity) string { return s.iamARN(e.Account, "user"+e.Path+e.Name) }
+
+func (s *Service) groupARN(e *entity) string { return s.iamARN(e.Account, "group"+e.Path+e.Name) }
 
 func (s *Service) roleARN(e *entity) string { return s.iamARN(e.Account, "role"+e.Path+e.Name) }
 

@@ -1,6 +1,7 @@
 package iam
 
 import (
+	"context"
 	"slices"
 	"strings"
 
@@ -8,8 +9,8 @@ import (
 	"github.com/lanyard-id/lanyard/policy"
 )
 
-// mergeTags adds tags to those that something has: a key that differs only by case is the same key.
-func mergeTags(have, add []awsapi.Tag, quota string) ([]awsapi.Tag, error) {
+// mergeTags adds tags to those that something, called noun, has: a key that differs only by case is the same key.
+func mergeTags(have, add []awsapi.Tag, noun string) ([]awsapi.Tag, error) {
 	for i, t := range add {
 		if hasFold(t.Key, "aws:") {
 			return nil, awsapi.Errorf("InvalidInput", "Tag keys that begin with aws: are reserved for system use: %s", t.Key)
@@ -23,7 +24,7 @@ func mergeTags(have, add []awsapi.Tag, quota string) ([]awsapi.Tag, error) {
 	})
 	merged = append(merged, add...)
 	if len(merged) > maxTags {
-		return nil, overQuota(quota, maxTags)
+		return nil, overQuota("TagsPer"+noun, maxTags)
 	}
 	slices.SortFunc(merged, func(a, b awsapi.Tag) int { return strings.Compare(a.Key, b.Key) })
 	return merged, nil
@@ -53,16 +54,73 @@ func requestTags(p *policy.Context, tags []awsapi.Tag) {
 	p.SetList("aws:TagKeys", keys)
 }
 
-type listTagsOut struct {
-	Tags        []awsapi.Tag
-	IsTruncated bool
-	Marker      string
+// tagged is what has tags, as a request names it.
+type tagged interface {
+	subject
+	// noun is what errors call it: TagsPerNOUN.
+	noun() string
+	tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error)
+	// retag puts what edit makes of the tags in their place.
+	retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func(have []awsapi.Tag) ([]awsapi.Tag, error)) error
 }
 
-func (s *Service) pageOfTags(c *awsapi.Caller, tags []awsapi.Tag, marker string, maxItems int32) (*listTagsOut, error) {
-	page, next, err := paginate(s, c, marker, maxItems, sorted(tags, func(t awsapi.Tag) string { return t.Key }), all)
-	if err != nil {
-		return nil, err
+// newTags are the tags that a request adds.
+type newTags struct{ Tags []awsapi.Tag }
+
+func (t newTags) added() []awsapi.Tag { return t.Tags }
+
+func (t newTags) conditions(p *policy.Context, _ target) { requestTags(p, t.Tags) }
+
+// oldTags are the keys of the tags that a request takes away.
+type oldTags struct{ TagKeys []string }
+
+func (t oldTags) removed() []string { return t.TagKeys }
+
+func (t oldTags) conditions(p *policy.Context, _ target) { p.SetList("aws:TagKeys", t.TagKeys) }
+
+// tag makes the operations that add tags.
+func tag[In any, P interface {
+	*In
+	tagged
+	added() []awsapi.Tag
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).retag(ctx, s, c, func(have []awsapi.Tag) ([]awsapi.Tag, error) {
+			return mergeTags(have, P(in).added(), P(in).noun())
+		})
 	}
-	return &listTagsOut{Tags: page, IsTruncated: next != "", Marker: next}, nil
+}
+
+// untag makes the operations that take tags away.
+func untag[In any, P interface {
+	*In
+	tagged
+	removed() []string
+}](s *Service) func(context.Context, *awsapi.Caller, *In) error {
+	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
+		return P(in).retag(ctx, s, c, func(have []awsapi.Tag) ([]awsapi.Tag, error) {
+			return removeTags(have, P(in).removed()), nil
+		})
+	}
+}
+
+type listTagsOut struct {
+	Tags []awsapi.Tag
+	truncated
+}
+
+// listTags makes the operations that list tags.
+func listTags[In any, P interface {
+	*In
+	tagged
+	paged
+}](s *Service) func(context.Context, *awsapi.Caller, *In) (*listTagsOut, error) {
+	return func(_ context.Context, c *awsapi.Caller, in *In) (*listTagsOut, error) {
+		tags, err := P(in).tags(s, c)
+		if err != nil {
+			return nil, err
+		}
+		items, rest, err := paginate(s, c, P(in).window(), sorted(tags, func(t awsapi.Tag) string { return t.Key }), all)
+		return &listTagsOut{items, rest}, err
+	}
 }

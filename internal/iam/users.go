@@ -49,8 +49,8 @@ func (s *Service) userOf(r *userRow) *userOut {
 	return &userOut{u}
 }
 
-func (s *Service) newEntity(kind arn.IDKind, account, name, path string, tags []awsapi.Tag, quota string) (entity, error) {
-	tags, err := mergeTags(nil, tags, quota)
+func (s *Service) newEntity(kind arn.IDKind, account, name, path string, tags []awsapi.Tag, noun string) (entity, error) {
+	tags, err := mergeTags(nil, tags, noun)
 	if err != nil {
 		return entity{}, err
 	}
@@ -75,25 +75,22 @@ func (in *createUserIn) conditions(p *policy.Context, _ target) {
 	boundaryOf(p, target{boundary: in.PermissionsBoundary})
 }
 
+func userExists(name string) error {
+	return awsapi.Errorf("EntityAlreadyExists", "User with name %s already exists.", name)
+}
+
 func (s *Service) createUser(ctx context.Context, c *awsapi.Caller, in *createUserIn) (*userOut, error) {
-	e, err := s.newEntity(arn.UserID, c.Account, in.UserName, in.Path, in.Tags, "TagsPerUser")
+	e, err := s.newEntity(arn.UserID, c.Account, in.UserName, in.Path, in.Tags, "User")
 	if err != nil {
 		return nil, err
 	}
 	var made *userRow
 	err = s.db.Update(ctx, func(tx *kv.Tx) error {
-		if _, taken := s.users.Read(tx, e.key()); taken {
-			return awsapi.Errorf("EntityAlreadyExists", "User with name %s already exists.", in.UserName)
-		}
-		if err := s.take(tx, c.Account, usersQuota); err != nil {
-			return err
-		}
 		made = &userRow{user: user{entity: e.clone()}}
 		if err := s.setBoundary(tx, &made.entity, in.PermissionsBoundary); err != nil {
 			return err
 		}
-		s.users.Write(tx, e.key(), made)
-		return nil
+		return add(s, tx, s.users, e.key(), made, usersQuota, userExists(in.UserName))
 	})
 	if err != nil {
 		return nil, err
@@ -101,12 +98,44 @@ func (s *Service) createUser(ctx context.Context, c *awsapi.Caller, in *createUs
 	return s.userOf(made), nil
 }
 
-// userIn is the input of the operations that take a user's name only.
-type userIn struct{ UserName string }
+// userName names a user.
+type userName struct{ UserName string }
 
-func (in *userIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
+func (n userName) noun() string { return "User" }
+
+func (n userName) target(s *Service, c *awsapi.Caller) (target, error) {
+	return s.userTarget(c, n.UserName)
 }
+
+func (n userName) find(s *Service, c *awsapi.Caller) (*entity, error) {
+	r, err := s.user(c.Account, n.UserName)
+	if err != nil {
+		return nil, err
+	}
+	return &r.entity, nil
+}
+
+func (n userName) edit(ctx context.Context, s *Service, c *awsapi.Caller, do func(tx *kv.Tx, e *entity) error) error {
+	return s.changeUser(ctx, c.Account, n.UserName, func(tx *kv.Tx, r *userRow) error { return do(tx, &r.entity) })
+}
+
+func (n userName) tags(s *Service, c *awsapi.Caller) ([]awsapi.Tag, error) {
+	r, err := s.user(c.Account, n.UserName)
+	if err != nil {
+		return nil, err
+	}
+	return r.Tags, nil
+}
+
+func (n userName) retag(ctx context.Context, s *Service, c *awsapi.Caller, edit func([]awsapi.Tag) ([]awsapi.Tag, error)) error {
+	return s.changeUser(ctx, c.Account, n.UserName, func(_ *kv.Tx, r *userRow) (err error) {
+		r.Tags, err = edit(r.Tags)
+		return err
+	})
+}
+
+// userIn is the input of the operations that take a user's name only.
+type userIn struct{ userName }
 
 func (in *userIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
 
@@ -162,30 +191,22 @@ func (s *Service) getUser(_ context.Context, c *awsapi.Caller, in *selfIn) (*use
 	return s.userOf(r), nil
 }
 
-type listUsersIn struct {
-	PathPrefix string
-	Marker     string
-	MaxItems   int32
-}
+type listUsersIn struct{ pathPage }
 
 func (in *listUsersIn) target(s *Service, c *awsapi.Caller) (target, error) {
 	return s.listTarget(c, "user", in.PathPrefix)
 }
 
 type listUsersOut struct {
-	Users       []userShape
-	IsTruncated bool
-	Marker      string
+	Users []userShape
+	truncated
 }
 
 func (s *Service) listUsers(_ context.Context, c *awsapi.Caller, in *listUsersIn) (*listUsersOut, error) {
-	page, next, err := paginate(s, c, in.Marker, in.MaxItems, ofAccount(s.users, c.Account), func(r *userRow) (userShape, bool) {
+	users, rest, err := paginate(s, c, in.page, ofAccount(s.users, c.Account), func(r *userRow) (userShape, bool) {
 		return s.listedUser(r), strings.HasPrefix(r.Path, in.PathPrefix)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &listUsersOut{Users: page, IsTruncated: next != "", Marker: next}, nil
+	return &listUsersOut{users, rest}, err
 }
 
 // ofAccount yields the rows of a table that belong to an account, as paginate wants them.
@@ -194,29 +215,23 @@ func ofAccount[T any](t *kv.Table[T], account string) func(after string) iter.Se
 }
 
 type updateUserIn struct {
-	UserName    string
+	userName
 	NewUserName string
 	NewPath     string
 }
 
 // accessUpdateUser asks for permission on the user as it is and as it will be.
 func (s *Service) accessUpdateUser(c *awsapi.Caller, in *updateUserIn) ([]awsapi.Access, error) {
-	before, err := s.access("iam:UpdateUser", c, &userIn{in.UserName})
+	before, err := s.access("iam:UpdateUser", c, in)
 	if err != nil {
 		return nil, err
 	}
+	e := &entity{Account: c.Account, Name: in.UserName, Path: "/"}
+	if r, ok := s.users.Get(e.key()); ok {
+		e = &r.entity
+	}
 	after := before
-	name, path := in.UserName, "/"
-	if r, ok := s.users.Get(nameKey(c.Account, in.UserName)); ok {
-		name, path = r.Name, r.Path
-	}
-	if in.NewUserName != "" {
-		name = in.NewUserName
-	}
-	if in.NewPath != "" {
-		path = in.NewPath
-	}
-	after.Resource = s.iamARN(c.Account, "user"+path+name)
+	after.Resource = s.userARN(e.renamed(in.NewUserName, in.NewPath))
 	return []awsapi.Access{before, after}, nil
 }
 
@@ -228,20 +243,8 @@ func (s *Service) updateUser(ctx context.Context, c *awsapi.Caller, in *updateUs
 			return noSuchUser(in.UserName)
 		}
 		next := old.clone()
-		if in.NewPath != "" {
-			next.Path = in.NewPath
-		}
-		if in.NewUserName != "" {
-			next.Name = in.NewUserName
-		}
-		if next.key() != key {
-			if _, taken := s.users.Read(tx, next.key()); taken {
-				return awsapi.Errorf("EntityAlreadyExists", "User with name %s already exists.", in.NewUserName)
-			}
-			s.users.Remove(tx, key)
-		}
-		s.users.Write(tx, next.key(), next)
-		return nil
+		next.entity = *next.renamed(in.NewUserName, in.NewPath)
+		return rename(tx, s.users, key, next.key(), next, userExists(in.NewUserName))
 	})
 }
 
@@ -252,6 +255,8 @@ func (s *Service) deleteUser(ctx context.Context, c *awsapi.Caller, in *userIn) 
 		switch {
 		case !ok:
 			return noSuchUser(in.UserName)
+		case len(r.Groups) > 0:
+			return hasMembers()
 		case len(r.AccessKeys) > 0:
 			return awsapi.Errorf("DeleteConflict", "Cannot delete entity, must remove referenced objects first.")
 		}
@@ -262,181 +267,54 @@ func (s *Service) deleteUser(ctx context.Context, c *awsapi.Caller, in *userIn) 
 			return err
 		}
 		s.users.Remove(tx, key)
+		s.usage.Remove(tx, r.ID)
 		s.release(tx, c.Account, usersQuota)
 		return nil
 	})
 }
 
-type tagUserIn struct {
-	UserName string
-	Tags     []awsapi.Tag
-}
-
-func (in *tagUserIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *tagUserIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
-
-func (s *Service) tagUser(ctx context.Context, c *awsapi.Caller, in *tagUserIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(_ *kv.Tx, r *userRow) (err error) {
-		r.Tags, err = mergeTags(r.Tags, in.Tags, "TagsPerUser")
-		return err
-	})
-}
-
-type untagUserIn struct {
-	UserName string
-	TagKeys  []string
-}
-
-func (in *untagUserIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *untagUserIn) conditions(p *policy.Context, _ target) { p.SetList("aws:TagKeys", in.TagKeys) }
-
-func (s *Service) untagUser(ctx context.Context, c *awsapi.Caller, in *untagUserIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(_ *kv.Tx, r *userRow) error {
-		r.Tags = removeTags(r.Tags, in.TagKeys)
-		return nil
-	})
-}
-
-// listOfUserIn is the input of the lists of one user's things.
-type listOfUserIn struct {
-	UserName string
-	Marker   string
-	MaxItems int32
-}
-
-func (in *listOfUserIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (s *Service) listUserTags(_ context.Context, c *awsapi.Caller, in *listOfUserIn) (*listTagsOut, error) {
-	r, err := s.user(c.Account, in.UserName)
-	if err != nil {
-		return nil, err
+// The requests about what a user has.
+type (
+	listOfUserIn struct {
+		userName
+		page
 	}
-	return s.pageOfTags(c, r.Tags, in.Marker, in.MaxItems)
-}
-
-type putUserPolicyIn struct{ UserName, PolicyName, PolicyDocument string }
-
-func (in *putUserPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *putUserPolicyIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
-
-func (s *Service) putUserPolicy(ctx context.Context, c *awsapi.Caller, in *putUserPolicyIn) error {
-	if err := checkIdentityPolicy(in.PolicyName, in.PolicyDocument); err != nil {
-		return err
+	tagUserIn struct {
+		userName
+		newTags
 	}
-	return s.changeUser(ctx, c.Account, in.UserName, func(_ *kv.Tx, r *userRow) error {
-		return r.putInline(in.PolicyName, in.PolicyDocument, "user", maxUserInlineSize)
-	})
+	untagUserIn struct {
+		userName
+		oldTags
+	}
+	putUserPolicyIn struct {
+		userName
+		inlinePolicy
+	}
+	userPolicyIn struct {
+		userName
+		inlineName
+	}
+	userAttachmentIn struct {
+		userName
+		attachment
+	}
+	listAttachedUserPoliciesIn struct {
+		userName
+		pathPage
+	}
+	putUserBoundaryIn struct {
+		userName
+		boundary
+	}
+)
+
+type userPolicyOut struct {
+	userName
+	inlinePolicy
 }
-
-// userPolicyIn names an inline policy of a user.
-type userPolicyIn struct{ UserName, PolicyName string }
-
-func (in *userPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *userPolicyIn) conditions(p *policy.Context, t target) { boundaryOf(p, t) }
-
-type userPolicyOut struct{ UserName, PolicyName, PolicyDocument string }
 
 func (s *Service) getUserPolicy(_ context.Context, c *awsapi.Caller, in *userPolicyIn) (*userPolicyOut, error) {
-	r, err := s.user(c.Account, in.UserName)
-	if err != nil {
-		return nil, err
-	}
-	p, err := r.findInline(in.PolicyName, "user")
-	if err != nil {
-		return nil, err
-	}
-	return &userPolicyOut{r.Name, p.Name, encodeDocument(p.Document)}, nil
-}
-
-func (s *Service) deleteUserPolicy(ctx context.Context, c *awsapi.Caller, in *userPolicyIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(_ *kv.Tx, r *userRow) error {
-		return r.removeInline(in.PolicyName, "user")
-	})
-}
-
-func (s *Service) listUserPolicies(_ context.Context, c *awsapi.Caller, in *listOfUserIn) (*policyNamesOut, error) {
-	r, err := s.user(c.Account, in.UserName)
-	if err != nil {
-		return nil, err
-	}
-	return s.pageOfInline(c, &r.entity, in.Marker, in.MaxItems)
-}
-
-// userAttachmentIn names a managed policy and a user.
-type userAttachmentIn struct{ UserName, PolicyArn string }
-
-func (in *userAttachmentIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *userAttachmentIn) conditions(p *policy.Context, t target) {
-	p.Set("iam:PolicyARN", in.PolicyArn)
-	boundaryOf(p, t)
-}
-
-func (s *Service) attachUserPolicy(ctx context.Context, c *awsapi.Caller, in *userAttachmentIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(tx *kv.Tx, r *userRow) error {
-		return s.attach(tx, &r.entity, in.PolicyArn, "PoliciesPerUser")
-	})
-}
-
-func (s *Service) detachUserPolicy(ctx context.Context, c *awsapi.Caller, in *userAttachmentIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(tx *kv.Tx, r *userRow) error {
-		return s.detach(tx, &r.entity, in.PolicyArn)
-	})
-}
-
-type listAttachedUserPoliciesIn struct {
-	UserName   string
-	PathPrefix string
-	Marker     string
-	MaxItems   int32
-}
-
-func (in *listAttachedUserPoliciesIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (s *Service) listAttachedUserPolicies(_ context.Context, c *awsapi.Caller, in *listAttachedUserPoliciesIn) (*attachedOut, error) {
-	r, err := s.user(c.Account, in.UserName)
-	if err != nil {
-		return nil, err
-	}
-	return s.pageOfAttached(c, &r.entity, in.PathPrefix, in.Marker, in.MaxItems)
-}
-
-type putUserBoundaryIn struct{ UserName, PermissionsBoundary string }
-
-func (in *putUserBoundaryIn) target(s *Service, c *awsapi.Caller) (target, error) {
-	return s.userTarget(c, in.UserName)
-}
-
-func (in *putUserBoundaryIn) conditions(p *policy.Context, _ target) {
-	p.Set("iam:PermissionsBoundary", in.PermissionsBoundary)
-}
-
-func (s *Service) putUserBoundary(ctx context.Context, c *awsapi.Caller, in *putUserBoundaryIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(tx *kv.Tx, r *userRow) error {
-		return s.setBoundary(tx, &r.entity, in.PermissionsBoundary)
-	})
-}
-
-func (s *Service) deleteUserBoundary(ctx context.Context, c *awsapi.Caller, in *userIn) error {
-	return s.changeUser(ctx, c.Account, in.UserName, func(tx *kv.Tx, r *userRow) error {
-		return s.setBoundary(tx, &r.entity, "")
-	})
+	name, p, err := s.inlineOf(c, in, in.PolicyName)
+	return &userPolicyOut{userName{name}, p}, err
 }

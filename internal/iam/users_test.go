@@ -110,7 +110,7 @@ func TestAccessKeysWorkWhileTheyAreActive(t *testing.T) {
 		t.Errorf("last use = %+v", u)
 	}
 	update(types.StatusTypeInactive)
-	refused(t, works(), "InvalidClientTokenId", "")
+	refused(t, works(), "InvalidClientTokenId", "The security token included in the request is invalid.")
 	update(types.StatusTypeActive)
 	check(t, works())
 	_, err = in.root.UpdateUser(ctx, &awsiam.UpdateUserInput{UserName: of("alice"), NewUserName: of("bob")})
