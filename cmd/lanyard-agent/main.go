@@ -84,6 +84,7 @@ type serverConfig struct {
 	tokenFile         string
 	jwksURL, jwksFile string // at most one of them
 	jwksCA, jwksToken string // files, with jwksURL
+	tokenReview       time.Duration
 	profile           bool
 }
 
@@ -130,6 +131,8 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	flags.StringVar(&c.jwksFile, "jwks-file", "", "`file` with the cluster's public keys, instead of --jwks-url")
 	flags.StringVar(&c.jwksCA, "jwks-ca-file", "", "`file` with the CA of --jwks-url (default the system's)")
 	flags.StringVar(&c.jwksToken, "jwks-token-file", "", "`file` with a bearer token for --jwks-url")
+	flags.DurationVar(&c.tokenReview, "token-review", 0,
+		"`age` at which EKS Auth is asked again before kept credentials are handed out, in case that it does not honour the token any more; 0 asks only to renew")
 	flags.BoolVar(&c.profile, "pprof", false, "serve profiles under /debug/pprof/ on the port for probes")
 	for _, name := range []string{"v", "verbosity"} {
 		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
@@ -139,6 +142,9 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	}
 	return c, c.check()
 }
+
+// minTokenReview is the least --token-review: a fetch that pods wait for may take ten seconds of it.
+const minTokenReview = 15 * time.Second
 
 // check returns what cannot work.
 func (c *serverConfig) check() error {
@@ -152,6 +158,8 @@ func (c *serverConfig) check() error {
 	case c.retain > 0 && float64(c.perSecond)*c.retain.Seconds() < float64(c.cacheSize)/2:
 		return fmt.Errorf("%d renewals a second cannot keep %d credentials fresh for %s: raise --max-service-qps or lower --max-cache-size",
 			c.perSecond, c.cacheSize, c.retain)
+	case c.tokenReview != 0 && c.tokenReview < minTokenReview:
+		return fmt.Errorf("--token-review must be 0, or %s or more", minTokenReview)
 	case (c.roleARN == "") != (c.tokenFile == ""):
 		return errors.New("--role-arn and --web-identity-token-file belong together")
 	case c.roleARN != "" && c.rotateCredentials:

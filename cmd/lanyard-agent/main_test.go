@@ -49,6 +49,7 @@ func TestParseServer(t *testing.T) {
 		{"-c demo --service-timeout 2s --max-fetch-qps 1000 --max-fetches-per-pod 10 --pprof", func(c *serverConfig) {
 			c.timeout, c.fetchesPerSecond, c.fetchesPerPod, c.profile = 2*time.Second, 1000, 10, true
 		}},
+		{"-c demo --token-review 30s", func(c *serverConfig) { c.tokenReview = 30 * time.Second }},
 		{"-c demo --role-arn arn:aws:iam::111122223333:role/agent --web-identity-token-file /t", func(c *serverConfig) {
 			c.roleARN, c.tokenFile = "arn:aws:iam::111122223333:role/agent", "/t"
 		}},
@@ -68,6 +69,8 @@ func TestParseServer(t *testing.T) {
 		{"-c demo --role-arn arn:aws:iam::111122223333:role/agent --web-identity-token-file /t --rotate-credentials", nil},
 		{"-c demo --max-fetch-qps 0", nil},
 		{"-c demo --service-timeout 0s", nil},
+		{"-c demo --token-review 14s", nil},
+		{"-c demo --token-review -30s", nil},
 		{"", nil},
 		{"-c demo extra", nil},
 		{"-c demo --unknown", nil},

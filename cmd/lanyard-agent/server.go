@@ -130,7 +130,7 @@ func newAgent(ctx context.Context, c *serverConfig, log *slog.Logger, registry *
 			_, err := own.get(ctx)
 			return err
 		},
-		Retain: c.retain, MaxEntries: c.cacheSize, RefreshesPerSecond: c.perSecond,
+		MaxAge: c.tokenReview, Retain: c.retain, MaxEntries: c.cacheSize, RefreshesPerSecond: c.perSecond,
 		FetchesPerSecond: c.fetchesPerSecond, FetchesPerPod: c.fetchesPerPod,
 		Metrics: metrics, Log: log,
 	}

@@ -59,6 +59,10 @@ type Config struct {
 	// Check, if not nil, says whether EKS Auth can be asked at all. Run calls it until it succeeds.
 	Check func(ctx context.Context) error
 
+	// MaxAge is the age at which EKS Auth is asked again, with the token at hand, before kept credentials are handed out: it may have
+	// ceased to honour the token. If it cannot be asked, the pod gets the error. Zero: never before they are refreshed.
+	MaxAge time.Duration
+
 	Retain             time.Duration // the age at which credentials are refreshed; zero keeps none
 	MaxEntries         int           // how many pods' credentials are kept; zero keeps none
 	RefreshesPerSecond int           // 3 when zero
@@ -120,6 +124,7 @@ func New(c Config) *Agent {
 		Fetch:      a.fetch,
 		Judge:      judge,
 		Retain:     c.Retain,
+		MaxAge:     c.MaxAge,
 		MaxEntries: c.MaxEntries,
 		MaxBytes:   int64(c.MaxEntries) * maxEntryBytes,
 		Size:       func(v *answer) int { return len(v.body) },
@@ -156,13 +161,13 @@ func (a *Agent) Run(ctx context.Context) {
 	group.Wait()
 }
 
-// Ready returns why no pod can be served: EKS Auth cannot be asked, and nothing is kept.
+// Ready returns why no pod can be served: EKS Auth cannot be asked, and nothing is kept that is handed out without asking.
 func (a *Agent) Ready() error {
 	err := a.upstream.failure()
 	if err == nil {
 		return nil
 	}
-	if entries, _ := a.cache.Stats(); entries > 0 {
+	if entries, _ := a.cache.Stats(); entries > 0 && a.config.MaxAge == 0 {
 		return nil
 	}
 	return fmt.Errorf("no credentials are kept, and EKS Auth cannot be asked: %w", err)

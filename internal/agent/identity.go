@@ -61,15 +61,16 @@ func (a *Agent) identify(ctx context.Context, token, address string, now time.Ti
 }
 
 // podKey is what the credentials of a verified pod are kept under: all that EKS Auth's answer depends on and that stays
-// the same when the token is rotated. A token that is bound to no pod has none; what becomes of it is for EKS Auth to say.
+// the same when the token is rotated. The service account's UID is part of it, since one of the same name may take the place of one
+// that was deleted, whose tokens EKS Auth may refuse. A token that is bound to no pod has none; what becomes of it is for EKS Auth to say.
 func podKey(c *idtoken.Claims) (key, bool) {
 	k := c.Kubernetes
 	if k == nil || k.Pod == nil || k.Pod.UID == "" || k.Namespace == "" || k.ServiceAccount.Name == "" {
 		return key{}, false
 	}
 	// Quoted, so that no two lists of names read the same; and no token begins like this.
-	return key(sha256.Sum256(fmt.Appendf(nil, "pod %q %q %q %q %q %q %q",
-		c.Issuer, c.Audience, c.Subject, k.Namespace, k.ServiceAccount.Name, k.Pod.Name, k.Pod.UID))), true
+	return key(sha256.Sum256(fmt.Appendf(nil, "pod %q %q %q %q %q %q %q %q",
+		c.Issuer, c.Audience, c.Subject, k.Namespace, k.ServiceAccount.Name, k.ServiceAccount.UID, k.Pod.Name, k.Pod.UID))), true
 }
 
 // checkToken refuses what cannot be a live token, so that it costs EKS Auth nothing, and returns when the token expires.

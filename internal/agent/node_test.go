@@ -84,15 +84,19 @@ type upstream struct {
 	takes time.Duration
 	life  time.Duration // of credentials
 
-	mu    sync.Mutex
-	err   error
-	calls []time.Time
+	mu     sync.Mutex
+	err    error
+	refuse map[string]error // by token
+	calls  []time.Time
 }
 
 func (u *upstream) fetch(ctx context.Context, token string) (agent.Credentials, error) {
 	u.mu.Lock()
 	u.calls = append(u.calls, time.Now())
 	takes, err := u.takes, u.err
+	if err == nil {
+		err = u.refuse[token]
+	}
 	u.mu.Unlock()
 	if takes > 0 {
 		select {
@@ -530,6 +534,68 @@ func TestDroppedAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTokensThatAreNotHonouredAnyMore(t *testing.T) {
+	const every = 30 * time.Second
+	c := newCluster(t, "k1")
+	reviewed := func(c *agent.Config) { c.MaxAge = every }
+	revoked := &agent.APIError{Status: 400, Code: "InvalidTokenException", Message: "The cluster does not honour the token any more"}
+	for name, keys := range map[string]*cluster{"with the cluster's keys": c, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			onNode(t, keys, reviewed, func(n *node) {
+				one, two := c.token("a", 0), c.token("b", 0)
+				n.want("a", one)
+				n.want("b", two)
+				n.set(func(u *upstream) { u.refuse = map[string]error{one: revoked} })
+				<-time.After(every - time.Second)
+				n.want("a", one) // it has been asked for less than that ago
+				<-time.After(time.Second)
+				n.wantRefused(one, 400, "InvalidTokenException")
+				n.want("b", two)
+				if n.entries() != 1 {
+					n.t.Errorf("%d pods' credentials are kept, want the other's", n.entries())
+				}
+			})
+			onNode(t, keys, nil, func(n *node) {
+				one := c.token("a", 0)
+				n.want("a", one)
+				n.set(func(u *upstream) { u.refuse = map[string]error{one: revoked} })
+				<-time.After(time.Hour)
+				n.want("a", one) // nobody asks
+			})
+			onNode(t, keys, reviewed, func(n *node) {
+				one := c.token("a", 0)
+				n.want("a", one)
+				n.set(func(u *upstream) { u.err = errors.New("no route to host") })
+				<-time.After(every)
+				n.wantRefused(one, 500, "no route to host")
+				if n.Ready() == nil {
+					n.t.Error("it is ready, with nothing to hand out")
+				}
+				n.set(func(u *upstream) { u.err = nil })
+				<-time.After(2 * time.Second) // a failure is remembered
+				n.want("a", one)
+			})
+		})
+	}
+}
+
+// The service account was deleted, and made again: what is kept for tokens of the one is not for tokens of the other.
+func TestServiceAccountsOfOneName(t *testing.T) {
+	c := newCluster(t, "k1")
+	onNode(t, c, func(c *agent.Config) { c.MaxAge = 30 * time.Second }, func(n *node) {
+		again := claims("a", 1)
+		again["kubernetes.io"].(map[string]any)["serviceaccount"] = map[string]string{"name": "app", "uid": "another-uid"}
+		old, made := c.token("a", 0), c.sign(again)
+		n.want("a", made)
+		n.set(func(u *upstream) {
+			u.refuse = map[string]error{old: &agent.APIError{Status: 400, Code: "InvalidTokenException", Message: "no"}}
+		})
+		n.wantRefused(old, 400, "InvalidTokenException")
+		n.want("a", made)
+		n.wantCalls(2)
+	})
 }
 
 func TestReady(t *testing.T) {

@@ -46,6 +46,9 @@ type Config[K comparable, V any] struct {
 	// Retain is the age at which credentials are refreshed, or half of their life if that is less. Each entry's refresh is
 	// drawn from the last quarter of that time, so that entries that came together do not stay together. Required.
 	Retain time.Duration
+	// MaxAge is the age at which credentials are not handed out any more without having been fetched anew, with the ticket of who
+	// asks, however long they live: an error of that fetch goes to who asks, even if what is kept is kept. No bound when zero.
+	MaxAge time.Duration
 	// MaxEntries is how many keys are kept; the least recently used goes first. Zero keeps nothing: callers that come
 	// during a fetch still share it.
 	MaxEntries int
@@ -129,6 +132,7 @@ type entry[K comparable, V any] struct {
 	value     V
 	size      int64 // of value, in bytes
 	ticket    Ticket
+	fetched   time.Time // when the fetch began
 	expires   time.Time
 	refreshAt time.Time
 }
@@ -236,7 +240,7 @@ func (c *Cache[K, V]) lookup(key K, t Ticket, now time.Time) (*entry[K, V], bool
 		return nil, false
 	}
 	e := element.Value.(*entry[K, V])
-	if e.expires.Sub(now) <= minLeft {
+	if e.expires.Sub(now) <= minLeft || c.config.MaxAge > 0 && now.Sub(e.fetched) >= c.config.MaxAge {
 		return nil, false
 	}
 	c.recent.MoveToFront(element)
@@ -271,13 +275,14 @@ func (c *Cache[K, V]) start(key K, t Ticket, refresh bool) *flight[V] {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.config.FetchTimeout)
 		defer cancel()
+		began := time.Now()
 		value, expires, verdict, err := c.fetch(ctx, t, f)
 		f.value, f.err = value, err
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.flights, key)
 		if now := time.Now(); err == nil {
-			c.store(key, value, t, expires, now)
+			c.store(key, value, t, expires, began, now)
 		} else {
 			c.failed(key, t, refresh, verdict, err, now)
 		}
@@ -312,7 +317,7 @@ func (c *Cache[K, V]) awaited(f *flight[V]) bool {
 }
 
 // store keeps what was fetched, if it lives long enough, and makes room for it.
-func (c *Cache[K, V]) store(key K, value V, t Ticket, expires, now time.Time) {
+func (c *Cache[K, V]) store(key K, value V, t Ticket, expires, began, now time.Time) {
 	delete(c.failures, key)
 	left := expires.Sub(now)
 	if c.config.MaxEntries <= 0 || left <= minLeft {
@@ -327,7 +332,7 @@ func (c *Cache[K, V]) store(key K, value V, t Ticket, expires, now time.Time) {
 	}
 	after := min(left/2, c.config.Retain)
 	e := &entry[K, V]{
-		key: key, value: value, size: int64(c.config.Size(value)), ticket: t, expires: expires,
+		key: key, value: value, size: int64(c.config.Size(value)), ticket: t, fetched: began, expires: expires,
 		refreshAt: now.Add(after - rand.N(after/4+1)),
 	}
 	c.entries[key] = c.recent.PushFront(e)

@@ -419,6 +419,35 @@ func TestKeepsOldOnRecoverableErrors(t *testing.T) {
 	})
 }
 
+func TestWhatIsTooOldIsFetchedBeforeItIsHandedOut(t *testing.T) {
+	t.Parallel()
+	run(t, func(c *credcache.Config[string, string]) { c.MaxAge, c.MaxEntries = time.Minute, 3 }, func(f *fixture) {
+		f.set(func(s *source) { s.takes = 5 * time.Second })
+		f.want("a", "a#1")
+		f.after(54 * time.Second) // since the fetch began: 59 s
+		f.want("a", "a#1")
+		f.after(time.Second)
+		f.want("a", "a#2")
+		f.wantEvents(credcache.Miss, credcache.Hit, credcache.Miss)
+
+		f.set(func(s *source) { s.takes, s.err = 0, errBusy })
+		f.after(30 * time.Second)
+		f.want("a", "a#2")
+		f.after(30 * time.Second)
+		f.wantErr("a", errBusy)
+		f.wantEntries(1)
+		f.set(func(s *source) { s.err = nil })
+		f.after(time.Minute) // the failure is remembered
+		f.want("a", "a#4")
+
+		f.want("b", "b#1")
+		f.set(func(s *source) { s.err = errGone })
+		f.after(time.Minute)
+		f.wantErr("a", errGone)
+		f.wantEntries(1) // that of the other key
+	})
+}
+
 func TestHardExpiry(t *testing.T) {
 	run(t, nil, func(f *fixture) {
 		f.want("a", "a#1")

@@ -74,6 +74,11 @@ var (
 	ErrAudience  = errors.New("issued for another audience")
 	ErrNotYet    = errors.New("not valid yet")
 
+	// ErrRevoked and ErrUnreviewed are of those who ask the cluster that issued a token whether it honours it, which Verify does
+	// not: it does not, and it could not be asked.
+	ErrRevoked    = errors.New("its cluster does not honour it")
+	ErrUnreviewed = errors.New("its cluster could not be asked whether it honours it")
+
 	// ErrManyAudiences refuses, with STS's text, a token whose effective audience cannot be told. It wraps ErrAudience.
 	ErrManyAudiences error = manyAudiencesError{}
 	// ErrThumbprint is returned by the sources of a Cache when neither the system's roots nor a thumbprint vouch for the
