@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook", "internal/associations"},
 	{"internal/controlplane", "internal/doctor"},
 	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "cmd/lanyard-webhook"},
-	{"deploy", "deploy/image", "deploy/image/build", "test/kubenode/internal/pid1", "test/kubenode", "test/kubenode/cluster", "test/kubenode/pause", "test", "test/soak"},
+	{"deploy", "deploy/image", "deploy/image/build", "test/kubenode/internal/pid1", "test/kubenode", "test/kubenode/cluster", "test/kubenode/pause", "test", "test/nodes/loop", "test/soak"},
 }
 
 // rooms says which packages a module outside may be imported by, directly or through others.

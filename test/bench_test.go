@@ -215,6 +215,17 @@ func (quiet) Output() io.Writer { return io.Discard }
 // collector's pace of `lanyard dev`.
 func startPlane(b *testing.B) *server {
 	b.Helper()
+	records, err := audit.OpenFiles(audit.FilesConfig{Dir: filepath.Join(b.TempDir(), "audit"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { records.Close() })
+	return startPlaneWith(b, records)
+}
+
+// startPlaneWith does the same with another store for the audit trail.
+func startPlaneWith(b *testing.B, records audit.Store) *server {
+	b.Helper()
 	daemon.TuneGC()
 	log, err := daemon.NewLogger(b.Output(), "warn", "text")
 	if err != nil {
@@ -224,14 +235,9 @@ func startPlane(b *testing.B) *server {
 	if err != nil {
 		b.Fatal(err)
 	}
-	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { trail.Close() })
 	plane, err := controlplane.New(controlplane.Config{
 		Store: kv.NewMemory(), MasterKey: keyring.MasterKey{1}, Partition: "aws", Region: "us-east-1", Account: account,
-		IssuerURL: "https://issuer.test", Audit: trail, Log: log,
+		IssuerURL: "https://issuer.test", Audit: audit.NewTrail(records, audit.Required, log), Log: log,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -497,18 +503,24 @@ func (s *server) address() string { return strings.TrimPrefix(s.env["AWS_ENDPOIN
 // memory is the server's resident set, in MiB.
 func (s *server) memory() float64 {
 	s.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	return residentSet(s.t, s.cmd.Process.Pid)
+}
+
+// residentSet is a process's, in MiB.
+func residentSet(t testing.TB, pid int) float64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if errors.Is(err, os.ErrNotExist) {
-		s.t.Skip("memory is measured only where there is /proc")
+		t.Skip("memory is measured only where there is /proc")
 	}
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	_, after, _ := strings.Cut(string(status), "\nVmRSS:")
 	text, _, _ := strings.Cut(after, " kB")
 	kb, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return float64(kb) / 1024
 }

@@ -136,7 +136,7 @@ func check(t *testing.T, out []byte, role string) {
 }
 
 // leftOut skips a test, unless this is CI, where nothing may be left out.
-func leftOut(t *testing.T, why string) {
+func leftOut(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("left out: %s", why)

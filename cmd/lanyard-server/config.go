@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/iam"
+	"github.com/lanyard-id/lanyard/internal/tokenreview"
 )
 
 // config is the configuration file. Unknown keys are refused, and all faults are reported at once.
@@ -33,11 +36,8 @@ type config struct {
 	ListenTLS string `yaml:"listenTLS"`
 	// ListenProbes is the address of /healthz and /readyz; empty for none.
 	ListenProbes string `yaml:"listenProbes"`
-	// TLS names the certificate for HTTPS, in PEM; it is read again when it changes.
-	TLS struct {
-		CertFile string `yaml:"certFile"`
-		KeyFile  string `yaml:"keyFile"`
-	} `yaml:"tls"`
+	// TLS names the certificate for HTTPS, in PEM, which is read again when it changes; or the authority that certificates are made by.
+	TLS tlsConfig `yaml:"tls"`
 	// Etcd is the cluster that replicas share. Without endpoints, the store is embedded and there can be one replica.
 	Etcd struct {
 		Endpoints []string `yaml:"endpoints"`
@@ -62,7 +62,17 @@ type config struct {
 	// TrustGuard says what becomes of trust policies that let in whom nobody meant to let in: off, warn (a warning in the log and in
 	// the answer) or deny; warn when empty. The flag --trust-guard takes its place.
 	TrustGuard string `yaml:"trustGuard"`
-	Log        struct {
+	// TokenReview has clusters asked whether they still honour their service accounts' tokens.
+	TokenReview struct {
+		// Every is the time within which a token is refused that its cluster does not honour any more; 0 asks none. The flag
+		// --token-review takes its place.
+		Every time.Duration `yaml:"every"`
+		// Clusters are asked: by name, in the first account and the region, or by ARN.
+		Clusters map[string]clusterAccess `yaml:"clusters"`
+	} `yaml:"tokenReview"`
+	// Audit says where the audit trail is kept, and what becomes of calls that cannot be recorded.
+	Audit auditConfig `yaml:"audit"`
+	Log   struct {
 		Level  string `yaml:"level"`  // debug, info, warn or error
 		Format string `yaml:"format"` // json or text
 	} `yaml:"log"`
@@ -110,7 +120,8 @@ func (c *config) validate() error {
 		{!goodRegion, "region: must be a region of AWS, such as us-east-1"},
 		{!goodIssuer, "issuerURL: must be an https URL without a path, such as https://issuer.example.com"},
 		{c.Listen == "" && c.ListenTLS == "", "listen, listenTLS: at least one must be set"},
-		{c.ListenTLS != "" && (c.TLS.CertFile == "" || c.TLS.KeyFile == ""), "tls: certFile and keyFile must be set for listenTLS"},
+		{c.ListenTLS != "" && !c.TLS.whole(), "tls: either certFile and keyFile, or caCertFile, caKeyFile and hosts must be set for listenTLS"},
+		{slices.ContainsFunc(c.TLS.Hosts, badHost), "tls.hosts: must be names such as a.example.com or *.example.com, or addresses"},
 		{len(c.Etcd.Endpoints) > 0 && c.MasterKeyFile == "", "masterKeyFile: must be set with etcd.endpoints, for all replicas need the same"},
 		{slices.ContainsFunc(c.Etcd.Endpoints, badEndpoint) || slices.ContainsFunc(c.Etcd.Endpoints, mixed),
 			"etcd.endpoints: must be https URLs, or all http URLs"},
@@ -121,12 +132,17 @@ func (c *config) validate() error {
 			"s3.upstream: region, accessKeyID and secretAccessKeyFile must be set"},
 		{c.MaxAssociations < 0, "maxAssociations: must not be negative"},
 		{badGuard != nil, "trustGuard: must be off, warn or deny"},
+		{c.TokenReview.Every != 0 && c.TokenReview.Every < tokenreview.MinEvery,
+			fmt.Sprintf("tokenReview.every: must be 0, or %s or more", tokenreview.MinEvery)},
+		{c.TokenReview.Every != 0 && len(c.TokenReview.Clusters) == 0, "tokenReview.clusters: must be set with tokenReview.every"},
+		{slices.ContainsFunc(slices.Collect(maps.Values(c.TokenReview.Clusters)), clusterAccess.unclear),
+			"tokenReview.clusters: each must have either a kubeconfig or inCluster: true"},
 	} {
 		if f.bad {
 			faults = append(faults, errors.New("  "+f.message))
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, c.Audit.faults()...)...)
 }
 
 // trim removes the line end that files of one value usually have.

@@ -9,17 +9,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
+	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
-	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/gateway"
@@ -31,32 +30,90 @@ import (
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 )
 
-func main() {
-	file := flag.String("config", "/etc/lanyard/server.yaml", "configuration file; docs/server.md describes it")
+func main() { daemon.Main("lanyard-server", command) }
+
+const usage = `usage: lanyard-server [FLAGS]            serve
+       lanyard-server root-key [FLAGS]   print the first account's root access key, for a shell to read
+
+`
+
+// command runs what the arguments ask for.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("lanyard-server", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		flags.PrintDefaults()
+	}
+	file := flags.String("config", "/etc/lanyard/server.yaml", "configuration `file`; docs/server.md describes it")
+	if len(args) > 0 && args[0] == "root-key" {
+		if err := daemon.ParseFlags(flags, args[1:]); err != nil {
+			return err
+		}
+		return printRootKey(*file, stdout)
+	}
 	var trustGuard string
-	flag.Func("trust-guard", "what becomes of dangerous trust policies, in place of the configuration's trustGuard: off, warn or deny",
+	flags.Func("trust-guard", "what becomes of dangerous trust policies, in place of the configuration's trustGuard: off, warn or deny",
 		func(text string) error {
 			guard, err := iam.ParseTrustGuard(text)
 			trustGuard = string(guard)
 			return err
 		})
-	flag.Parse()
-	daemon.TuneGC()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *file, trustGuard, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
+	var tokenReview *time.Duration
+	flags.Func("token-review", "`time` within which tokens are refused that their clusters do not honour any more, in place of the configuration's tokenReview.every; 0 asks no cluster",
+		func(text string) error {
+			every, err := time.ParseDuration(text)
+			tokenReview = &every
+			return err
+		})
+	var trail auditFlags
+	trail.register(flags)
+	if err := daemon.ParseFlags(flags, args); err != nil {
+		return err
 	}
+	daemon.TuneGC()
+	return run(ctx, *file, trustGuard, tokenReview, trail, stderr)
 }
 
-// run serves until ctx ends, and logs to stderr. A trust guard takes the place of the configuration's.
-func run(ctx context.Context, file, trustGuard string, stderr io.Writer) (err error) {
+// printRootKey prints the root key in the data directory. It is there where the account was made, and is not to be had from the store.
+func printRootKey(file string, stdout io.Writer) error {
+	c, err := readConfig(file)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(c.DataDir, "root.key")); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no root key in %s: it is in the data directory of the replica that made the account, the one that started first",
+			c.DataDir)
+	}
+	dir, err := controlplane.OpenDirectory(c.DataDir)
+	if err != nil {
+		return err
+	}
+	key, err := dir.RootKey()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "export AWS_ACCESS_KEY_ID=%s\nexport AWS_SECRET_ACCESS_KEY=%s\nexport AWS_REGION=%s\n",
+		key.AccessKeyID, string(key.SecretAccessKey), c.Region)
+	return err
+}
+
+// run serves until ctx ends, and logs to stderr. A trust guard, a time of token reviews, and what is said of the audit trail, take the
+// place of the configuration's.
+func run(
+	ctx context.Context, file, trustGuard string, tokenReview *time.Duration, trailFlags auditFlags, stderr io.Writer,
+) (err error) {
 	c, err := readConfig(file)
 	if err != nil {
 		return err
 	}
 	c.TrustGuard = cmp.Or(trustGuard, c.TrustGuard)
+	if tokenReview != nil {
+		c.TokenReview.Every = *tokenReview
+	}
+	if err := trailFlags.apply(&c.Audit); err != nil {
+		return err
+	}
 	log, err := daemon.NewLogger(stderr, c.Log.Level, c.Log.Format)
 	if err != nil {
 		return err
@@ -81,15 +138,19 @@ func run(ctx context.Context, file, trustGuard string, stderr io.Writer) (err er
 	if closer, ok := objects.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
+	trail, records, err := openTrail(ctx, c.Audit, dir, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, trail.Close()) }()
+	defer func() { err = errors.Join(err, records.Close()) }()
 	partition, _ := arn.PartitionOfRegion(c.Region) // validate has seen the region
+	review, err := c.tokenReview(log)
+	if err != nil {
+		return err
+	}
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: c.Region, Account: c.Account, IssuerURL: c.IssuerURL,
-		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, TrustGuard: c.TrustGuard, Log: log,
+		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, TrustGuard: c.TrustGuard, TokenReview: review, Log: log,
 	})
 	if err != nil {
 		return err
@@ -164,7 +225,7 @@ func listen(c config, plane *controlplane.ControlPlane, log *slog.Logger) (serve
 		servers = append(servers, &daemon.Server{Name: "http", Address: c.Listen, Handler: plane.Handler()})
 	}
 	if c.ListenTLS != "" {
-		tls, err := daemon.CertificateFiles(c.TLS.CertFile, c.TLS.KeyFile, log)
+		tls, err := c.TLS.serving(log)
 		if err != nil {
 			return nil, err
 		}

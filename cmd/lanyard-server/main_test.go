@@ -37,7 +37,7 @@ func start(t *testing.T, file string) (*server, error) {
 	log, out := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, file, "", out)
+		err := run(ctx, file, "", nil, auditFlags{}, out)
 		out.Close()
 		ended <- err
 	}()
@@ -225,7 +225,7 @@ func TestAnotherAccountIsRefusedAfterTheFirstStart(t *testing.T) {
 func TestTheFlagTakesThePlaceOfTheConfiguredTrustGuard(t *testing.T) {
 	t.Parallel()
 	file, _ := files(t, "trustGuard: off\n")
-	if err := run(t.Context(), file, "lenient", t.Output()); err == nil || !strings.Contains(err.Error(), `trust guard "lenient"`) {
+	if err := run(t.Context(), file, "lenient", nil, auditFlags{}, t.Output()); err == nil || !strings.Contains(err.Error(), `trust guard "lenient"`) {
 		t.Errorf("got error %v, want one about the flag's value", err)
 	}
 }

@@ -34,6 +34,7 @@ type devConfig struct {
 	account, region   string
 	empty             bool // without the sample cluster, roles, association and buckets
 	trustGuard        string
+	audit             audit.Mode // Required when empty
 	log               *slog.Logger
 }
 
@@ -55,7 +56,7 @@ func (s *devServer) stop() error {
 
 func newDevCommand(c *cli) *cobra.Command {
 	var d devConfig
-	var level, format string
+	var level, format, mode string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run all of Lanyard on this machine",
@@ -74,6 +75,9 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 				return err
 			}
 			d.log = log
+			if d.audit, err = audit.ParseMode(mode); err != nil {
+				return withHint(err, "give --audit required or best-effort")
+			}
 			if c.region != "" {
 				d.region = c.region
 			}
@@ -99,6 +103,7 @@ for default/s3-sa by Pod Identity, and three buckets.`,
 	flags.BoolVar(&d.empty, "empty", false, "make no sample cluster, roles, association and buckets")
 	flags.StringVar(&d.trustGuard, "trust-guard", string(iam.TrustWarn),
 		"what becomes of trust policies that let in whom nobody meant to let in: off, warn or deny")
+	flags.StringVar(&mode, "audit", string(audit.Required), "what becomes of calls that cannot be recorded: required (they are refused) or best-effort")
 	flags.StringVar(&level, "log-level", "warn", "log level: debug, info, warn or error")
 	flags.StringVar(&format, "log-format", "text", "log format: text or json")
 	d.region = "us-east-1"
@@ -173,17 +178,17 @@ func startDev(ctx context.Context, d devConfig) (_ *devServer, err error) {
 	if c, ok := objects.(io.Closer); ok {
 		opened = append(opened, c.Close)
 	}
-	trail, err := audit.NewFile(dir.Path("audit.jsonl"))
+	records, err := audit.OpenFiles(audit.FilesConfig{Dir: dir.Path("audit"), Log: d.log})
 	if err != nil {
 		return nil, err
 	}
-	opened = append(opened, trail.Close)
+	opened = append(opened, records.Close)
 	s := &devServer{
 		dir: dir, endpoint: "http://" + reachable(d.listen, plain.Addr()), issuer: "https://" + issuerHost, stopped: make(chan error, 1),
 	}
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: d.region, Account: d.account,
-		IssuerURL: s.issuer, Objects: objects, Audit: trail, TrustGuard: d.trustGuard, Log: d.log,
+		IssuerURL: s.issuer, Objects: objects, Audit: audit.NewTrail(records, d.audit, d.log), TrustGuard: d.trustGuard, Log: d.log,
 	})
 	if err != nil {
 		return nil, err

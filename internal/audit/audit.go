@@ -1,37 +1,102 @@
-// Package audit records every credential that is minted or refused as one event.
+// Package audit keeps the trail: one record of every management call and of every decision on a credential, in CloudTrail's form.
+// A record is in the trail before the answer to its call leaves.
 package audit
 
 import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"slices"
+	"errors"
+	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Event is one decision. Nothing in it is secret.
+// Event is one record. Nothing in it is secret. Its form as JSON is CloudTrail's (CloudTrail User Guide, "CloudTrail record
+// contents for management events"), with one member more, "lanyard", which readers of CloudTrail's records leave alone.
 type Event struct {
-	Time            time.Time         `json:"eventTime"`
-	RequestID       string            `json:"requestID,omitempty"`
-	EventID         string            `json:"eventID"`     // UUID; Record sets it when it is empty
-	Source          string            `json:"eventSource"` // such as sts.amazonaws.com
-	Name            string            `json:"eventName"`
-	Account         string            `json:"recipientAccountId,omitempty"`
-	Region          string            `json:"awsRegion,omitempty"`
-	PrincipalType   string            `json:"principalType,omitempty"`
-	PrincipalID     string            `json:"principalId,omitempty"`
-	PrincipalARN    string            `json:"principalArn,omitempty"`
-	AccessKeyID     string            `json:"accessKeyId,omitempty"`
-	SourceIP        string            `json:"sourceIPAddress,omitempty"`
-	UserAgent       string            `json:"userAgent,omitempty"`
-	ErrorCode       string            `json:"errorCode,omitempty"`
-	ErrorMessage    string            `json:"errorMessage,omitempty"`
-	Decision        string            `json:"decision,omitempty"` // which statement decided, and why
-	Parameters      map[string]string `json:"requestParameters,omitempty"`
-	ResponseDetails map[string]string `json:"responseElements,omitempty"`
+	Version      string       `json:"eventVersion"`
+	Identity     UserIdentity `json:"userIdentity"`
+	Time         time.Time    `json:"eventTime"`   // in the record to the second, in UTC
+	Source       string       `json:"eventSource"` // such as sts.amazonaws.com
+	Name         string       `json:"eventName"`
+	Region       string       `json:"awsRegion"`
+	SourceIP     string       `json:"sourceIPAddress"` // an address, or the name of the service that called
+	UserAgent    string       `json:"userAgent"`
+	ErrorCode    string       `json:"errorCode"`
+	ErrorMessage string       `json:"errorMessage"`
+	Parameters   Object       `json:"requestParameters"`
+	Response     Object       `json:"responseElements"` // nil for calls that change nothing, and for those that failed
+	Additional   Object       `json:"additionalEventData"`
+	RequestID    string       `json:"requestID"`
+	EventID      string       `json:"eventID"` // UUID; Record sets it when it is empty
+	ReadOnly     bool         `json:"readOnly"`
+	Resources    []Resource   `json:"resources"`
+	Account      string       `json:"recipientAccountId"` // whose trail the record is in
+	SharedID     string       `json:"sharedEventID"`      // UUID; for calls that a service makes by itself
+	TLS          *TLS         `json:"tlsDetails"`         // nil for plain HTTP and for calls within the process
+	Lanyard      Lanyard      `json:"lanyard"`
 }
+
+// UserIdentity is who made the call (CloudTrail User Guide, "CloudTrail userIdentity element").
+type UserIdentity struct {
+	Type        string `json:"type"` // Root, IAMUser, AssumedRole, FederatedUser, WebIdentityUser, AWSService or Unknown
+	PrincipalID string `json:"principalId"`
+	ARN         string `json:"arn"`
+	Account     string `json:"accountId"`
+	AccessKeyID string `json:"accessKeyId"`
+	UserName    string `json:"userName"`
+	Provider    string `json:"identityProvider"` // of a web identity
+	Session     Object `json:"sessionContext"`   // of temporary credentials
+	InvokedBy   string `json:"invokedBy"`        // the service that called
+}
+
+// Resource is what the call was about.
+type Resource struct {
+	Account string `json:"accountId"`
+	Type    string `json:"type"` // such as AWS::IAM::Role
+	ARN     string `json:"ARN"`
+}
+
+// TLS is what is known of the connection.
+type TLS struct {
+	Version string `json:"tlsVersion"` // such as TLSv1.3
+	Cipher  string `json:"cipherSuite"`
+	Host    string `json:"clientProvidedHostHeader"`
+}
+
+// Lanyard is what CloudTrail's records do not have: why the answer was what it was, which pod it was about, and what
+// LookupEvents finds the record by.
+type Lanyard struct {
+	Decision    string  `json:"decision"`    // which statement decided, and why
+	Subject     string  `json:"subject"`     // system:serviceaccount:NAMESPACE:NAME, if it was verified
+	Pod         string  `json:"pod"`         // NAMESPACE/NAME, if it was verified
+	Association string  `json:"association"` // ARN of the pod identity association
+	Resources   []Named `json:"resources"`
+}
+
+// Named is a resource as LookupEvents lists it.
+type Named struct {
+	Type string `json:"type"` // such as AWS::IAM::Role
+	Name string `json:"name"` // a name, an ID or an ARN
+}
+
+// Hidden stands in a record for what is secret, as in CloudTrail's.
+const Hidden = "HIDDEN_DUE_TO_SECURITY_REASONS"
+
+// MaxRecord is the most bytes that one record may have as JSON: CloudTrail's limit for an event (CloudTrail User Guide, "CloudTrail
+// record contents").
+const MaxRecord = 256 * 1024
+
+// CloudTrail's limits for parts of a record, in bytes (CloudTrail User Guide, "CloudTrail record contents"): of texts the rest is
+// cut off, objects are left out whole.
+const (
+	maxText       = 1024
+	maxObject     = 100 * 1024
+	maxAdditional = 28 * 1024
+)
+
+// ErrTooLarge is returned by Record for an event of more than MaxRecord bytes.
+var ErrTooLarge = errors.New("audit: event is too large")
 
 // Recorder keeps events. An error refuses the call that is being recorded.
 type Recorder interface {
@@ -40,11 +105,20 @@ type Recorder interface {
 	Record(ctx context.Context, e *Event) error
 }
 
-// identify gives the event its ID, a random UUID (RFC 9562, version 4), unless it has one.
-func identify(e *Event) {
-	if e.EventID != "" {
-		return
+// User returns what LookupEvents calls the user: a user's name, or a role's session name.
+func (u *UserIdentity) User() string {
+	switch u.Type {
+	case "Root":
+		return "root"
+	case "AssumedRole", "FederatedUser":
+		_, session, _ := strings.Cut(u.PrincipalID, ":")
+		return session
 	}
+	return u.UserName
+}
+
+// NewID returns a random UUID (RFC 9562, version 4).
+func NewID() string {
 	var u [16]byte
 	rand.Read(u[:])
 	u[6] = u[6]&0x0f | 0x40
@@ -56,79 +130,29 @@ func identify(e *Event) {
 		}
 		text = hex.AppendEncode(text, part)
 	}
-	e.EventID = string(text)
+	return string(text)
 }
 
-// text is a member of an event that is a string.
-type text struct{ name, value string }
-
-// texts returns the members that are strings, under their names in JSON.
-func (e *Event) texts() [15]text {
-	return [...]text{
-		{"requestID", e.RequestID},
-		{"eventID", e.EventID},
-		{"eventSource", e.Source},
-		{"eventName", e.Name},
-		{"recipientAccountId", e.Account},
-		{"awsRegion", e.Region},
-		{"principalType", e.PrincipalType},
-		{"principalId", e.PrincipalID},
-		{"principalArn", e.PrincipalARN},
-		{"accessKeyId", e.AccessKeyID},
-		{"sourceIPAddress", e.SourceIP},
-		{"userAgent", e.UserAgent},
-		{"errorCode", e.ErrorCode},
-		{"errorMessage", e.ErrorMessage},
-		{"decision", e.Decision},
+// complete gives the event what every record has, and holds it to the limits.
+func (e *Event) complete() {
+	if e.EventID == "" {
+		e.EventID = NewID()
+	}
+	e.UserAgent, e.ErrorCode, e.ErrorMessage = cut(e.UserAgent), cut(e.ErrorCode), cut(e.ErrorMessage)
+	if len(e.Parameters) > maxObject {
+		e.Parameters = nil
+	}
+	if len(e.Response) > maxObject {
+		e.Response = nil
+	}
+	if len(e.Additional) > maxAdditional {
+		e.Additional = nil
 	}
 }
 
-// appendJSON writes what json.Unmarshal reads back as the event. json.Marshal takes twice as long, and every credential that
-// is minted waits for it.
-func (e *Event) appendJSON(b []byte) []byte {
-	b = append(b, `{"eventTime":"`...)
-	b = e.Time.AppendFormat(b, time.RFC3339Nano)
-	b = append(b, '"')
-	for _, t := range e.texts() {
-		if t.value != "" {
-			b = appendName(b, t.name)
-			b = appendString(b, t.value)
-		}
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
 	}
-	b = appendMap(b, "requestParameters", e.Parameters)
-	b = appendMap(b, "responseElements", e.ResponseDetails)
-	return append(b, '}')
-}
-
-// appendName begins a member; others come before it.
-func appendName(b []byte, name string) []byte {
-	b = append(b, `,"`...)
-	b = append(b, name...)
-	return append(b, `":`...)
-}
-
-func appendString(b []byte, s string) []byte {
-	b, _ = jsontext.AppendQuote(b, s) // the error says that something was not UTF-8, of which U+FFFD has taken the place
-	return b
-}
-
-// appendMap writes a member that is an object, its own members in order; nothing if it has none.
-func appendMap(b []byte, name string, m map[string]string) []byte {
-	if len(m) == 0 {
-		return b
-	}
-	keys := make([]string, 0, 16)
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	b = append(appendName(b, name), '{')
-	for i, k := range keys {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(appendString(b, k), ':')
-		b = appendString(b, m[k])
-	}
-	return append(b, '}')
+	return strings.ToValidUTF8(text[:maxText], "")
 }

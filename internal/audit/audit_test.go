@@ -5,11 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -22,19 +19,31 @@ import (
 	"github.com/lanyard-id/lanyard/internal/audit"
 )
 
+const (
+	account = "111122223333"
+	region  = "us-east-1"
+	roleARN = "arn:aws:iam::111122223333:role/r"
+)
+
 var uuid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 
 func event(name string) *audit.Event {
 	return &audit.Event{
-		Time: time.Unix(1_700_000_000, 0).UTC(), RequestID: "r-1", Source: "sts.amazonaws.com", Name: name, Account: "111122223333",
-		Region: "us-east-1", PrincipalType: "AWSService", PrincipalARN: "pods.eks.amazonaws.com", SourceIP: "192.0.2.1", UserAgent: "test",
-		Decision:   "allowed by statement 0 of role-policy at 4:7",
-		Parameters: map[string]string{"roleArn": "arn:aws:iam::111122223333:role/r"}, ResponseDetails: map[string]string{"accessKeyId": "ASIA1"},
+		Version: "1.08", Time: time.Unix(1_700_000_000, 0).UTC(), RequestID: "r-1", Source: "sts.amazonaws.com", Name: name,
+		Account: account, Region: region, SourceIP: "pods.eks.amazonaws.com", UserAgent: "pods.eks.amazonaws.com", ReadOnly: true,
+		Identity:   audit.UserIdentity{Type: "AWSService", InvokedBy: "pods.eks.amazonaws.com"},
+		Parameters: audit.Object(nil).Text("roleArn", roleARN),
+		Response:   audit.Object(nil).Object("credentials", audit.Object(nil).Text("accessKeyId", "ASIA1").Text("sessionToken", audit.Hidden)),
+		Resources:  []audit.Resource{{Account: account, Type: "AWS::IAM::Role", ARN: roleARN}},
+		Lanyard: audit.Lanyard{
+			Decision: "allowed by statement 0 of role-policy at 4:7", Subject: "system:serviceaccount:ns:sa", Pod: "ns/pod-1",
+			Resources: []audit.Named{{Type: "AWS::IAM::AccessKey", Name: "ASIA1"}, {Type: "AWS::IAM::Role", Name: roleARN}},
+		},
 	}
 }
 
-// lines decodes what a Writer wrote; every line must be one event.
-func lines(t *testing.T, data []byte) []audit.Event {
+// records decodes what a Writer wrote; every line must be one record.
+func records(t *testing.T, data []byte) []audit.Event {
 	t.Helper()
 	if len(data) > 0 && data[len(data)-1] != '\n' {
 		t.Fatalf("the last line is not finished: %q", data)
@@ -50,44 +59,78 @@ func lines(t *testing.T, data []byte) []audit.Event {
 	return out
 }
 
-func TestWriterKeepsEveryField(t *testing.T) {
+func TestRecordHasCloudTrailsForm(t *testing.T) {
 	t.Parallel()
 	var buf bytes.Buffer
 	e := event("AssumeRole")
+	e.EventID, e.ErrorCode, e.ErrorMessage = "e-1", "AccessDenied", "no"
+	e.Time = e.Time.Add(999 * time.Millisecond).In(time.FixedZone("", 3600))
+	e.TLS = &audit.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", Host: "sts.us-east-1.amazonaws.com"}
+	e.SharedID, e.Additional, e.Response = "s-1", audit.Object(nil).Number("a", 1), nil
 	if err := audit.NewWriter(&buf).Record(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	if !uuid.MatchString(e.EventID) {
-		t.Errorf("event ID = %q, want a random UUID", e.EventID)
-	}
-	if diff := cmp.Diff([]audit.Event{*e}, lines(t, buf.Bytes())); diff != "" {
+	const want = `{"eventVersion":"1.08","userIdentity":{"type":"AWSService","invokedBy":"pods.eks.amazonaws.com"},"eventTime":"2023-11-14T22:13:20Z",` +
+		`"eventSource":"sts.amazonaws.com","eventName":"AssumeRole","awsRegion":"us-east-1","sourceIPAddress":"pods.eks.amazonaws.com",` +
+		`"userAgent":"pods.eks.amazonaws.com","errorCode":"AccessDenied","errorMessage":"no",` +
+		`"requestParameters":{"roleArn":"arn:aws:iam::111122223333:role/r"},"responseElements":null,"additionalEventData":{"a":1},` +
+		`"requestID":"r-1","eventID":"e-1","readOnly":true,` +
+		`"resources":[{"accountId":"111122223333","type":"AWS::IAM::Role","ARN":"arn:aws:iam::111122223333:role/r"}],` +
+		`"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"111122223333","sharedEventID":"s-1","eventCategory":"Management",` +
+		`"tlsDetails":{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256","clientProvidedHostHeader":"sts.us-east-1.amazonaws.com"},` +
+		`"lanyard":{"decision":"allowed by statement 0 of role-policy at 4:7","subject":"system:serviceaccount:ns:sa","pod":"ns/pod-1",` +
+		`"resources":[{"type":"AWS::IAM::AccessKey","name":"ASIA1"},{"type":"AWS::IAM::Role","name":"arn:aws:iam::111122223333:role/r"}]}}` + "\n"
+	if diff := cmp.Diff(want, buf.String()); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestWriterKeepsFieldsOfAnyKind(t *testing.T) {
+// What is written is read back, whatever is in it.
+func TestFieldsOfAnyKindAreReadBack(t *testing.T) {
 	t.Parallel()
 	var want audit.Event
-	fields := reflect.ValueOf(&want).Elem()
-	for i := range fields.NumField() {
-		text := fields.Type().Field(i).Name + ": \"\\<&>\x00\n\u2028é\U0001F600"
-		switch f := fields.Field(i).Addr().Interface().(type) {
-		case *string:
-			*f = text
-		case *map[string]string:
-			*f = map[string]string{"b": text, "a" + text: "", "c": "x"}
-		case *time.Time:
-			*f = time.Unix(1_700_000_000, 123_456_789).UTC()
-		default:
-			t.Fatalf("the test knows no %T", f)
-		}
-	}
+	fill(t, reflect.ValueOf(&want).Elem(), "Event")
 	var buf bytes.Buffer
 	if err := audit.NewWriter(&buf).Record(t.Context(), &want); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]audit.Event{want}, lines(t, buf.Bytes())); diff != "" {
+	if diff := cmp.Diff([]audit.Event{want}, records(t, buf.Bytes())); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// fill sets all that is in v to something.
+func fill(t *testing.T, v reflect.Value, name string) {
+	t.Helper()
+	switch f := v.Addr().Interface().(type) {
+	case *string:
+		*f = name + ": \"\\<&>\x00\n\u2028é\U0001F600"
+		return
+	case *bool:
+		*f = true
+		return
+	case *time.Time:
+		*f = time.Unix(1_700_000_000, 0).UTC()
+		return
+	case *audit.Object:
+		*f = audit.Object(nil).Text(name+"\n", "\"").Number("n", -1).Texts("t", []string{"a", "\\"}).Objects("o", []audit.Object{nil, audit.Object("{}")})
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, v.Field(i), v.Type().Field(i).Name)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range 2 {
+			fill(t, v.Index(i), name)
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), name)
+	default:
+		t.Fatalf("the test knows no %s", v.Type())
 	}
 }
 
@@ -95,102 +138,61 @@ func TestWhatIsNotUTF8IsReplaced(t *testing.T) {
 	t.Parallel()
 	var buf bytes.Buffer
 	e := event("AssumeRole")
-	e.UserAgent, e.Parameters = "a\xffb", map[string]string{"k\xfe": "\xc3"}
+	e.UserAgent, e.Parameters = "a\xffb", audit.Object(nil).Text("k\xfe", "\xc3")
 	if err := audit.NewWriter(&buf).Record(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	e.UserAgent, e.Parameters = "a\uFFFDb", map[string]string{"k\uFFFD": "\uFFFD"}
-	if diff := cmp.Diff([]audit.Event{*e}, lines(t, buf.Bytes())); diff != "" {
-		t.Error(diff)
+	got := records(t, buf.Bytes())[0]
+	if got.UserAgent != "a\uFFFDb" || string(got.Parameters) != "{\"k\uFFFD\":\"\uFFFD\"}" {
+		t.Errorf("got %q and %s", got.UserAgent, got.Parameters)
 	}
 }
 
 func TestEventIDsDifferAndGivenOnesStay(t *testing.T) {
 	t.Parallel()
-	for _, r := range []audit.Recorder{audit.NewWriter(io.Discard), audit.NewLog(slog.New(slog.DiscardHandler))} {
-		a, b, c := event("A"), event("B"), event("C")
-		c.EventID = "given"
-		for _, e := range []*audit.Event{a, b, c} {
-			if err := r.Record(t.Context(), e); err != nil {
-				t.Fatal(err)
-			}
+	r := audit.NewWriter(io.Discard)
+	a, b, c := event("A"), event("B"), event("C")
+	c.EventID = "given"
+	for _, e := range []*audit.Event{a, b, c} {
+		if err := r.Record(t.Context(), e); err != nil {
+			t.Fatal(err)
 		}
-		if a.EventID == b.EventID || !uuid.MatchString(a.EventID) || c.EventID != "given" {
-			t.Errorf("%T: event IDs %q, %q, %q", r, a.EventID, b.EventID, c.EventID)
-		}
+	}
+	if a.EventID == b.EventID || !uuid.MatchString(a.EventID) || c.EventID != "given" {
+		t.Errorf("event IDs %q, %q, %q", a.EventID, b.EventID, c.EventID)
 	}
 }
 
-func TestFileIsPrivateAndAppended(t *testing.T) {
+func TestPartsAreBounded(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	for i := range 2 {
-		f, err := audit.NewFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Record(t.Context(), event(fmt.Sprint("run", i))); err != nil {
-			t.Fatal(err)
-		}
-		// No Close before the read: a recorded event must not depend on an orderly end.
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := lines(t, data); len(got) != i+1 || got[i].Name != fmt.Sprint("run", i) {
-			t.Errorf("after run %d the file holds %+v", i, got)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Record(t.Context(), event("late")); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("Record after Close: %v, want os.ErrClosed", err)
-		}
-	}
-	info, err := os.Stat(path)
-	if err != nil {
+	long := func(n int) string { return strings.Repeat("ä", n/2) + "x" }
+	e := event("A")
+	e.UserAgent, e.ErrorCode, e.ErrorMessage = long(1024), long(2000), "short"
+	e.Parameters, e.Response = audit.Object(nil).Text("p", long(100<<10)), audit.Object(nil).Text("p", long(99<<10))
+	e.Additional = audit.Object(nil).Text("a", long(28<<10))
+	var buf bytes.Buffer
+	if err := audit.NewWriter(&buf).Record(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	if got := info.Mode().Perm(); got != 0o600 {
-		t.Errorf("mode = %v, want 0600", got)
+	got := records(t, buf.Bytes())[0]
+	if len(got.UserAgent) != 1024 || len(got.ErrorCode) != 1024 || got.ErrorMessage != "short" {
+		t.Errorf("texts of %d, %d and %d bytes", len(got.UserAgent), len(got.ErrorCode), len(got.ErrorMessage))
+	}
+	if got.Parameters != nil || got.Response == nil || got.Additional != nil {
+		t.Errorf("objects of %d, %d and %d bytes", len(got.Parameters), len(got.Response), len(got.Additional))
 	}
 }
 
-func TestFileThatOthersMayReadIsRefused(t *testing.T) {
+func TestTooLargeAnEventIsRefused(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	if err := os.WriteFile(path, nil, 0o644); err != nil {
-		t.Fatal(err)
+	var buf bytes.Buffer
+	e := event("big")
+	e.Lanyard.Decision = strings.Repeat("a", audit.MaxRecord)
+	if err := audit.NewWriter(&buf).Record(t.Context(), e); !errors.Is(err, audit.ErrTooLarge) || buf.Len() != 0 {
+		t.Errorf("err = %v after %d bytes, want ErrTooLarge and none", err, buf.Len())
 	}
-	if err := os.Chmod(path, 0o644); err != nil { // whatever the umask made of it
-		t.Fatal(err)
-	}
-	if _, err := audit.NewFile(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
-		t.Errorf("err = %v, want one that says what to do", err)
-	}
-}
-
-func TestFileWithAnUnfinishedLineGoesOnWithANewOne(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	if err := os.WriteFile(path, []byte(`{"eventName":"cut o`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := audit.NewFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Record(t.Context(), event("next")); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := bytes.Cut(data, []byte("\n"))
-	if got := lines(t, rest); len(got) != 1 || got[0].Name != "next" {
-		t.Errorf("after the unfinished line: %+v", got)
+	if _, err := e.Encode(); !errors.Is(err, audit.ErrTooLarge) {
+		t.Errorf("err = %v, want ErrTooLarge", err)
 	}
 }
 
@@ -225,93 +227,108 @@ func TestFailedWriteRefusesAndDoesNotSpoilTheNextLine(t *testing.T) {
 		if n > 0 {
 			whole = whole[1:] // the newline that ends the unfinished line
 		}
-		if got := lines(t, whole); len(got) != 1 || got[0].Name != "kept" {
+		if got := records(t, whole); len(got) != 1 || got[0].Name != "kept" {
 			t.Errorf("torn at %d: %+v", n, got)
 		}
 	}
 }
 
-func TestTooLargeAnEventIsRefused(t *testing.T) {
-	t.Parallel()
-	var buf bytes.Buffer
-	w := audit.NewWriter(&buf)
-	e := event("big")
-	e.UserAgent = strings.Repeat("a", audit.MaxLine)
-	if err := w.Record(t.Context(), e); !errors.Is(err, audit.ErrTooLarge) {
-		t.Errorf("err = %v, want ErrTooLarge", err)
+// broken is a store that fails while it is told to.
+type broken struct {
+	audit.Store
+	mu     sync.Mutex
+	broken bool
+	probes int
+}
+
+var errFull = errors.New("no space left on device")
+
+func (b *broken) set(broken bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = broken
+}
+
+func (b *broken) state() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.broken {
+		return errFull
 	}
-	if buf.Len() != 0 {
-		t.Errorf("%d bytes were written", buf.Len())
+	return nil
+}
+
+func (b *broken) Record(context.Context, *audit.Event) error { return b.state() }
+
+func (b *broken) Probe(context.Context) error {
+	b.mu.Lock()
+	b.probes++
+	b.mu.Unlock()
+	return b.state()
+}
+
+func TestRequiredTrailRefusesUntilItRecovers(t *testing.T) {
+	t.Parallel()
+	store := &broken{}
+	trail := audit.NewTrail(store, "", slog.New(slog.DiscardHandler))
+	if err := trail.Record(t.Context(), event("A")); err != nil || trail.Ready() != nil || trail.Failure() != nil {
+		t.Fatalf("a trail that works: %v, %v", err, trail.Ready())
+	}
+	store.set(true)
+	if err := trail.Record(t.Context(), event("A")); !errors.Is(err, errFull) {
+		t.Errorf("err = %v, want the store's", err)
+	}
+	if err := trail.Ready(); !errors.Is(err, errFull) || !errors.Is(trail.Failure(), errFull) || store.probes != 1 {
+		t.Errorf("ready = %v after %d probes", err, store.probes)
+	}
+	store.set(false)
+	if err := trail.Ready(); err != nil || trail.Failure() != nil {
+		t.Errorf("once it works again: %v", err)
+	}
+	if trail.Lost() != 0 {
+		t.Errorf("%d lost, but nothing was answered without its record", trail.Lost())
 	}
 }
 
-func TestWriterSerializes(t *testing.T) {
+func TestBestEffortTrailCounts(t *testing.T) {
 	t.Parallel()
-	var buf bytes.Buffer // is not safe for concurrent use: the race detector would see two writers
-	w := audit.NewWriter(&buf)
-	const writers, each = 8, 50
-	var wg sync.WaitGroup
-	for i := range writers {
-		wg.Go(func() {
-			for j := range each {
-				if err := w.Record(context.Background(), event(fmt.Sprintf("%d-%d", i, j))); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	names := make(map[string]bool)
-	for _, e := range lines(t, buf.Bytes()) {
-		names[e.Name] = true
-	}
-	if len(names) != writers*each {
-		t.Errorf("%d distinct events, want %d", len(names), writers*each)
-	}
-}
-
-func TestLogWritesWhateverTheLevel(t *testing.T) {
-	t.Parallel()
-	var buf bytes.Buffer
-	l := slog.New(slog.NewJSONHandler(&buf, &slog.HandlerOptions{Level: slog.LevelError}))
-	e := event("AssumeRole")
-	e.ErrorCode, e.ErrorMessage = "AccessDenied", "no"
-	if err := audit.NewLog(l).Record(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
-	var got audit.Event
-	if err := json.Unmarshal(buf.Bytes(), &got); err != nil {
-		t.Fatal(err)
-	}
-	got.Time = e.Time // slog's own key holds it
-	if diff := cmp.Diff(*e, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
-// failing is a log whose disk is full.
-type failing struct{ slog.Handler }
-
-func (failing) Handle(context.Context, slog.Record) error { return io.ErrShortWrite }
-
-func TestLogThatFailsRefuses(t *testing.T) {
-	t.Parallel()
-	l := audit.NewLog(slog.New(failing{slog.DiscardHandler}))
-	if err := l.Record(t.Context(), event("AssumeRole")); !errors.Is(err, io.ErrShortWrite) {
-		t.Errorf("err = %v, want the handler's", err)
-	}
-}
-
-func BenchmarkFile(b *testing.B) {
-	f, err := audit.NewFile(filepath.Join(b.TempDir(), "audit.jsonl"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	e := event("AssumeRole")
-	for b.Loop() {
-		if err := f.Record(b.Context(), e); err != nil {
-			b.Fatal(err)
+	store := &broken{broken: true}
+	var log bytes.Buffer
+	trail := audit.NewTrail(store, audit.BestEffort, slog.New(slog.NewTextHandler(&log, nil)))
+	for range 3 {
+		if err := trail.Record(t.Context(), event("A")); err != nil {
+			t.Errorf("best effort refused: %v", err)
 		}
 	}
+	if trail.Lost() != 3 || trail.Ready() != nil || trail.Failure() == nil {
+		t.Errorf("lost %d, ready %v, failure %v", trail.Lost(), trail.Ready(), trail.Failure())
+	}
+	if n := strings.Count(log.String(), "audit records are lost"); n != 1 {
+		t.Errorf("it was said %d times within a moment, want once:\n%s", n, log.String())
+	}
+}
+
+func TestModes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]audit.Mode{"": audit.Required, "required": audit.Required, "best-effort": audit.BestEffort} {
+		if got, err := audit.ParseMode(text); got != want || err != nil {
+			t.Errorf("%q: %s, %v", text, got, err)
+		}
+	}
+	if _, err := audit.ParseMode("off"); err == nil {
+		t.Error("off is a mode")
+	}
+}
+
+func FuzzObject(f *testing.F) {
+	f.Add("name", "value", int64(1))
+	f.Add("\x00\"\\", "\xff\u2028", int64(-1))
+	f.Fuzz(func(t *testing.T, name, value string, n int64) {
+		o := audit.Object(nil).Text("a"+name, value).Number("b"+name, n).Texts("c"+name, []string{value, name}).
+			Object("d"+name, audit.Object(nil).Text(name, value)).Objects("e"+name, []audit.Object{nil, audit.Object(nil).Text(name, value)})
+		var got map[string]any
+		if err := json.Unmarshal(o, &got); err != nil || len(got) != 5 {
+			t.Errorf("%s has %d members: %v", o, len(got), err)
+		}
+	})
 }

@@ -3,11 +3,13 @@ package awsapi
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
@@ -154,6 +156,10 @@ func (a *Authenticator) now() time.Time {
 // caller is what every request tells about its sender.
 func (a *Authenticator) caller(r *http.Request, service string, now time.Time) *Caller {
 	c := &Caller{Service: service, UserAgent: r.UserAgent(), Host: r.Host, Secure: r.TLS != nil, Time: now, SourceIP: sourceIP(r)}
+	if r.TLS != nil {
+		c.TLSVersion = strings.Replace(tls.VersionName(r.TLS.Version), " ", "v", 1)
+		c.TLSCipher = tls.CipherSuiteName(r.TLS.CipherSuite)
+	}
 	if e, ok := r.Context().Value(eventKey{}).(*event); ok {
 		c.RequestID = e.requestID
 	} else {

@@ -56,7 +56,9 @@ type Caller struct {
 	UserAgent string
 	Host      string
 	Secure    bool // by TLS
-	Time      time.Time
+	// TLSVersion and TLSCipher are the connection's as CloudTrail names them, such as TLSv1.3; empty without TLS.
+	TLSVersion, TLSCipher string
+	Time                  time.Time
 }
 
 // Access is one permission that an operation needs.

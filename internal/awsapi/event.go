@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lanyard-id/lanyard/policy"
@@ -23,6 +24,7 @@ type event struct {
 	code      string           // of the error; empty for none
 	decision  *policy.Decision // the last one
 	err       error            // what lies behind the error
+	recorded  atomic.Bool      // the audit record has been written
 
 	mu       sync.Mutex
 	attrs    []slog.Attr // of Annotate

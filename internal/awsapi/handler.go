@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/policy"
 )
@@ -29,6 +30,9 @@ type HandlerConfig struct {
 	// Raw holds handlers of services that are not described by a model, by signing name: s3, ec2. They authenticate by
 	// themselves. Their requests leave the same log event, to which they can add with Annotate.
 	Raw map[string]http.Handler
+	// Audit keeps the record of every call that an authenticated caller makes, allowed or not; required but where nothing is to be
+	// kept.
+	Audit audit.Recorder
 	// Ready, when it returns an error, makes every request answer 503 with the protocol's own error.
 	Ready func() error
 	// MaxBody bounds request bodies of the modelled services, in bytes; 1 MiB when zero.
@@ -44,6 +48,7 @@ type Handler struct {
 	raw       map[string]http.Handler
 	auth      *Authenticator
 	authorize func(ctx context.Context, c *Caller, a Access) policy.Decision
+	audit     audit.Recorder
 	ready     func() error
 	maxBody   int64
 	log       *slog.Logger
@@ -55,7 +60,7 @@ const defaultMaxBody = 1 << 20
 // NewHandler checks the services against their models and compiles their codecs.
 func NewHandler(c HandlerConfig) (*Handler, error) {
 	h := &Handler{byName: map[string]*service{}, raw: c.Raw, auth: c.Authenticator, authorize: c.Authorize,
-		ready: c.Ready, maxBody: c.MaxBody, log: c.Log, suffixes: awsSuffixes()}
+		audit: c.Audit, ready: c.Ready, maxBody: c.MaxBody, log: c.Log, suffixes: awsSuffixes()}
 	if h.maxBody == 0 {
 		h.maxBody = defaultMaxBody
 	}
@@ -168,8 +173,7 @@ func (h *Handler) serve(q *request, e *event, sig *sigv4.Signature, sigErr error
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			Annotate(q.Context(), slog.String("stack", string(debug.Stack())))
-			rep = fail(fmt.Errorf("panic: %v", p))
+			rep = fail(panicked(q.Context(), p))
 		}
 	}()
 	body, err := h.readBody(q)
@@ -209,18 +213,40 @@ func (h *Handler) serve(q *request, e *event, sig *sigv4.Signature, sigErr error
 	if !op.served {
 		return fail(op.service.fault(notServedFault, "This server does not implement %s.", op.name))
 	}
-	in := op.impl.newIn()
-	if err := op.decode(q, in, body); err != nil {
-		return fail(err)
+	in, out, err := h.perform(q, e, c, body)
+	if unrecorded := h.record(q.Context(), e, op, in, out, err); unrecorded != nil {
+		return fail(unrecorded)
 	}
-	if err := h.permit(q.Context(), e, c, op, in); err != nil {
-		return fail(err)
-	}
-	out, err := op.impl.call(q.Context(), c, in)
 	if err != nil {
 		return fail(err)
 	}
 	return op.reply(out, e.requestID, q.asJSON)
+}
+
+// perform does what is asked for. The input is nil if it could not be decoded. A panic of the operation is an error.
+func (h *Handler) perform(q *request, e *event, c *Caller, body []byte) (in, out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(q.Context(), p)
+		}
+	}()
+	op := q.operation
+	given := op.impl.newIn()
+	if err := op.decode(q, given, body); err != nil {
+		return nil, nil, err
+	}
+	in = given
+	if err := h.permit(q.Context(), e, c, op, in); err != nil {
+		return in, nil, err
+	}
+	out, err = op.impl.call(q.Context(), c, in)
+	return in, out, err
+}
+
+// panicked is the error that a panic is answered as.
+func panicked(ctx context.Context, p any) error {
+	Annotate(ctx, slog.String("stack", string(debug.Stack())))
+	return fmt.Errorf("panic: %v", p)
 }
 
 // cause is what the log shows of an error: what lies behind it, or itself when callers do not see it.
@@ -342,6 +368,9 @@ func isForm(r *http.Request) bool {
 	return r.Method == http.MethodPost && (media == "" || strings.EqualFold(strings.TrimSpace(media), "application/x-www-form-urlencoded"))
 }
 
+// errUnreadable is the cause of an answer to what could not be read at all, which is no call of the operation.
+var errUnreadable = errors.New("the request cannot be read")
+
 // decode fills the operation's input from the request and holds it to the model.
 func (op *operation) decode(q *request, in any, body []byte) error {
 	d := decoder{noEcho: op.service.model.name == "iam"}
@@ -351,17 +380,17 @@ func (op *operation) decode(q *request, in any, body []byte) error {
 	} else {
 		object, err := parseJSON(body)
 		if err != nil {
-			return op.service.fault(unreadableFault, "The request body is not a JSON object: %v", err)
+			return op.unreadable("The request body is not a JSON object: %v", err)
 		}
 		query, err := url.ParseQuery(q.URL.RawQuery)
 		if err != nil {
-			return op.service.fault(unreadableFault, "The query string cannot be read: %v", err)
+			return op.unreadable("The query string cannot be read: %v", err)
 		}
 		d.rest(op.in, v, q.labels, query, object)
 	}
 	switch {
 	case d.unreadable != "":
-		return op.service.fault(unreadableFault, "%s", d.unreadable)
+		return op.unreadable("%s", d.unreadable)
 	case d.count == 1:
 		return op.service.fault(validationFault, "1 validation error detected: %s", d.violations[0])
 	case d.count > 1:
@@ -370,6 +399,12 @@ func (op *operation) decode(q *request, in any, body []byte) error {
 		return op.service.fault(validationFault, "This server does not support the member '%s' of %s.", d.unserved, op.name)
 	}
 	return nil
+}
+
+func (op *operation) unreadable(format string, args ...any) error {
+	e := op.service.fault(unreadableFault, format, args...)
+	e.Cause = errUnreadable
+	return e
 }
 
 // reply writes the operation's result in the protocol's envelope.

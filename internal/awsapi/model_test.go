@@ -8,7 +8,7 @@ import (
 
 func TestModelsCompile(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"sts", "iam", "eks", "eks-auth", "cloudtrail", "lanyard"} {
+	for _, name := range []string{"sts", "iam", "eks", "eks-auth", "cloudformation", "cloudtrail", "lanyard"} {
 		first := awsapi.ModelNamed(name)
 		if again := awsapi.ModelNamed(name); again != first {
 			t.Errorf("the model %s is compiled twice", name)

@@ -367,6 +367,7 @@ func eksAuthService() awsapi.Service {
 }
 
 type lookupIn struct {
+	LookupAttributes   []struct{ AttributeKey, AttributeValue string }
 	StartTime, EndTime *time.Time
 	MaxResults         *int32
 }

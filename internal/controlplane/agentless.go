@@ -24,6 +24,7 @@ import (
 type agentless struct {
 	clusters *eks.Service
 	pods     *eksauth.Service
+	reviewed bool         // tokens have to be asked about, so that nothing may be kept for them
 	fresh    func() error // nil while what is known here is fresh enough to honour anybody
 	now      func() time.Time
 }
@@ -33,14 +34,18 @@ const (
 	agentlessEntries = 20_000        // pods whose credentials are kept
 )
 
-// newAgent makes the agent; what was kept is handed out also while nothing can be fetched.
+// newAgent makes the agent; what was kept is handed out also while nothing can be fetched, unless tokens are reviewed.
 func (a *agentless) newAgent(log *slog.Logger) (*agent.Agent, error) {
 	metrics, err := agent.NewMetrics(prometheus.NewRegistry())
 	if err != nil {
 		return nil, fmt.Errorf("make the metrics of credentials for pods: %w", err)
 	}
+	entries := agentlessEntries
+	if a.reviewed {
+		entries = 0
+	}
 	return agent.New(agent.Config{
-		AnyHost: true, Fetch: a.fetch, Verify: a.verify, Retain: agentlessRetain, MaxEntries: agentlessEntries, Metrics: metrics, Log: log,
+		AnyHost: true, Fetch: a.fetch, Verify: a.verify, Retain: agentlessRetain, MaxEntries: entries, Metrics: metrics, Log: log,
 	}), nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/lanyard-id/lanyard/internal/agent"
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/cloudformation"
+	"github.com/lanyard-id/lanyard/internal/cloudtrail"
 	"github.com/lanyard-id/lanyard/internal/eks"
 	"github.com/lanyard-id/lanyard/internal/eksauth"
 	"github.com/lanyard-id/lanyard/internal/gateway"
@@ -36,15 +38,17 @@ type Config struct {
 	IssuerURL string
 	// Objects serves S3's REST API for the gateway; nil leaves S3 out: its requests are answered as not implemented.
 	Objects http.Handler
-	Audit   audit.Recorder // required
+	Audit   *audit.Trail // required
 	// Client fetches the keys of issuers elsewhere; one with safe limits and the system's roots when nil.
 	Client *http.Client
 	// MaxAssociations is the quota of pod identity associations per cluster; EKS's 5,000 when zero.
 	MaxAssociations int
 	// TrustGuard says what becomes of dangerous trust policies: off, warn or deny (see iam.TrustGuard); warn when empty.
 	TrustGuard string
-	Now        func() time.Time // time.Now when nil
-	Log        *slog.Logger     // required
+	// TokenReview has clusters asked whether they still honour their service accounts' tokens; the zero value leaves it out.
+	TokenReview TokenReview
+	Now         func() time.Time // time.Now when nil
+	Log         *slog.Logger     // required
 }
 
 // ControlPlane is one replica: all services over one store. Start it before its Handler is served.
@@ -54,6 +58,8 @@ type ControlPlane struct {
 	keyring *keyring.Keyring
 	keys    issuerKeys
 	iam     *iam.Service
+	reviews *reviews // nil when they are off
+	stacks  *cloudformation.Service
 	agent   *agent.Agent // for pods that have none on their node
 	handler http.Handler
 }
@@ -91,11 +97,17 @@ func New(c Config) (*ControlPlane, error) {
 		MaxAssociations: c.MaxAssociations, Now: c.Now, Log: c.Log,
 	})
 	keys := issuerKeys{issuers: issuers, clusters: clusters, cache: cache}
+	reviewed, err := newReviews(c, clusters)
+	if err != nil {
+		return nil, err
+	}
 	tokens := sts.New(sts.Config{
-		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Audit: c.Audit, Now: c.Now,
+		IAM: users, Keyring: ring, Partition: c.Partition, Keys: keys.of, Review: reviewed.review(), Audit: c.Audit, Now: c.Now,
 	})
-	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: tokens, Audit: c.Audit, Partition: c.Partition, Now: c.Now})
-	direct, err := (&agentless{clusters: clusters, pods: pods, fresh: db.Fresh, now: c.Now}).newAgent(c.Log)
+	pods := eksauth.New(eksauth.Config{
+		EKS: clusters, STS: tokens, Review: reviewed.review(), Audit: c.Audit, Partition: c.Partition, Now: c.Now,
+	})
+	direct, err := (&agentless{clusters: clusters, pods: pods, reviewed: reviewed != nil, fresh: db.Fresh, now: c.Now}).newAgent(c.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -116,15 +128,25 @@ func New(c Config) (*ControlPlane, error) {
 	if c.Objects != nil {
 		raw["s3"] = unhurried(gateway.NewS3(edge))
 	}
-	api, err := awsapi.NewHandler(awsapi.HandlerConfig{
+	var api *awsapi.Handler
+	stacks := cloudformation.New(cloudformation.Config{
+		DB: db, Keyring: ring, Partition: c.Partition, Now: c.Now, Log: c.Log,
+		// A stack's resources are made by calls of the API that its own operations are part of.
+		Invoke: func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error) {
+			return api.Invoke(ctx, c, service, operation, in)
+		},
+	})
+	trails := cloudtrail.New(cloudtrail.Config{Trail: c.Audit, Partition: c.Partition, Region: c.Region, Now: c.Now})
+	api, err = awsapi.NewHandler(awsapi.HandlerConfig{
 		Services: []awsapi.Service{
-			tokens.API(), users.API(), clusters.API(), pods.API(),
+			tokens.API(), users.API(), clusters.API(), pods.API(), trails.API(), stacks.API(),
 			{Model: awsapi.ModelNamed("lanyard"), Operations: append(users.Extension(), clusters.Extension()...)},
 		},
 		Authenticator: authenticator,
 		Authorize:     users.Authorize,
 		Raw:           raw,
-		Ready:         db.Fresh,
+		Audit:         c.Audit,
+		Ready:         func() error { return ready(db, c.Audit) },
 		Log:           c.Log,
 	})
 	if err != nil {
@@ -143,7 +165,9 @@ func New(c Config) (*ControlPlane, error) {
 			api.ServeHTTP(w, r)
 		}
 	}
-	return &ControlPlane{config: c, db: db, keyring: ring, keys: keys, iam: users, agent: direct, handler: http.HandlerFunc(handler)}, nil
+	return &ControlPlane{
+		config: c, db: db, keyring: ring, keys: keys, iam: users, reviews: reviewed, stacks: stacks, agent: direct, handler: http.HandlerFunc(handler),
+	}, nil
 }
 
 // isDocument tells a request for a hosted issuer's document from one for S3. No bucket can be named "id", since S3's names
@@ -176,7 +200,12 @@ func (p *ControlPlane) Start(ctx context.Context, dir Directory) error {
 	if err := p.keyring.Start(ctx); err != nil {
 		return err
 	}
+	if p.reviews != nil {
+		p.reviews.warn(p.config.Log)
+	}
 	p.keys.issuers.Start(ctx)
+	go p.iam.Run(ctx)
+	p.stacks.Start(ctx)
 	go p.agent.Run(ctx)
 	return p.makeAccount(ctx, dir)
 }
@@ -204,8 +233,15 @@ func (p *ControlPlane) makeAccount(ctx context.Context, dir Directory) error {
 // Handler serves all APIs and the hosted issuers' documents.
 func (p *ControlPlane) Handler() http.Handler { return p.handler }
 
-// Ready returns nil while requests are answered from state that is fresh enough.
-func (p *ControlPlane) Ready() error { return p.db.Fresh() }
+// Ready returns nil while requests are answered from state that is fresh enough, and can be recorded.
+func (p *ControlPlane) Ready() error { return ready(p.db, p.config.Audit) }
+
+func ready(db *kv.DB, trail *audit.Trail) error {
+	if err := db.Fresh(); err != nil {
+		return err
+	}
+	return trail.Ready()
+}
 
 // issuerKeys finds the keys that a registered provider's tokens are verified with.
 type issuerKeys struct {

@@ -21,6 +21,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -48,8 +49,25 @@ func config(t *testing.T, store kv.Store) Config {
 	t.Helper()
 	return Config{
 		Store: store, MasterKey: keyring.MasterKey{1}, Partition: "aws", Region: "us-east-1", Account: account,
-		IssuerURL: "https://id.example.com:8443", Audit: audit.NewWriter(io.Discard), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		IssuerURL: "https://id.example.com:8443", Audit: openTrail(t, filepath.Join(t.TempDir(), "audit")),
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
+}
+
+// openTrail opens an audit trail until the test ends.
+func openTrail(t *testing.T, dir string) *audit.Trail {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	records, err := audit.OpenFiles(audit.FilesConfig{Dir: dir, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := records.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return audit.NewTrail(records, audit.Required, log)
 }
 
 // directory returns a new directory.

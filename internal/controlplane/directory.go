@@ -22,7 +22,7 @@ import (
 //	master.key    the master key, in hex; without it the store cannot be read
 //	root.key      the root access key of the first account: ID and secret, a line each
 //	root.key.new  the same, until it is known that the account has it
-//	audit.jsonl   one line per credential decision
+//	audit/        the audit trail
 //
 // The directory has mode 0700, its files 0600.
 type Directory struct{ path string }

@@ -33,8 +33,11 @@ type Config struct {
 	EKS       *eks.Service // required
 	STS       *sts.Service // required
 	Partition string
-	Audit     audit.Recorder   // required; a call that cannot be recorded fails
-	Now       func() time.Time // time.Now when nil
+	// Review, if not nil, says of a token that was verified whether the cluster that issued it still honours it. Errors wrap
+	// idtoken.ErrRevoked or idtoken.ErrUnreviewed.
+	Review func(ctx context.Context, token string, c *idtoken.Claims) error
+	Audit  audit.Recorder   // required; a call that cannot be recorded fails
+	Now    func() time.Time // time.Now when nil
 }
 
 // Service is EKS Auth.
@@ -42,13 +45,14 @@ type Service struct {
 	eks       *eks.Service
 	sts       *sts.Service
 	partition string
+	review    func(ctx context.Context, token string, c *idtoken.Claims) error
 	audit     audit.Recorder
 	now       func() time.Time
 }
 
 // New makes the service.
 func New(c Config) *Service {
-	s := &Service{eks: c.EKS, sts: c.STS, partition: c.Partition, audit: c.Audit, now: c.Now}
+	s := &Service{eks: c.EKS, sts: c.STS, partition: c.Partition, review: c.Review, audit: c.Audit, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -140,6 +144,9 @@ func (s *Service) exchange(ctx context.Context, c *awsapi.Caller, in *assumeRole
 
 func (s *Service) assumeRole(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn) (*assumeRoleOut, error) {
 	g, err := s.exchange(ctx, c, in)
+	if g != nil && g.pod != nil && g.pod.Node != nil {
+		s.eks.AgentAsked(g.cluster, g.pod.Node.Name)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +186,8 @@ func (s *Service) grant(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn,
 	return err
 }
 
-// verify checks a pod's token in full and returns whose it is.
+// verify checks a pod's token in full and returns whose it is: for the record also with the error, if all is well with the token
+// but that its cluster does not honour it.
 func (s *Service) verify(ctx context.Context, cluster *eks.Cluster, token string) (*idtoken.Kubernetes, error) {
 	keys := s.eks.Keys(cluster)
 	claims, err := idtoken.Verify(ctx, token, idtoken.Expect{Issuer: cluster.Issuer, Audiences: []string{Audience}, Now: s.now()}, keys)
@@ -197,6 +205,11 @@ func (s *Service) verify(ctx context.Context, cluster *eks.Cluster, token string
 	for _, name := range []string{pod.Namespace, pod.ServiceAccount.Name, pod.Pod.Name, pod.Pod.UID} {
 		if !plainName(name) {
 			return nil, invalidToken("The token names objects that cannot exist in Kubernetes.", nil)
+		}
+	}
+	if s.review != nil {
+		if err := s.review(ctx, token, claims); err != nil {
+			return pod, refuseToken(ctx, err, keys)
 		}
 	}
 	return pod, nil
@@ -221,6 +234,11 @@ func refuseToken(ctx context.Context, err error, keys idtoken.KeySource) error {
 	if expired, ok := errors.AsType[*idtoken.ExpiredError](err); ok {
 		return &awsapi.Error{Code: "ExpiredTokenException", Message: expired.Error(), Cause: err}
 	}
+	if errors.Is(err, idtoken.ErrUnreviewed) {
+		return &awsapi.Error{
+			Code: "ServiceUnavailableException", Message: "The cluster's API server cannot be asked about the token at the moment.", Cause: err,
+		}
+	}
 	if errors.Is(err, idtoken.ErrKeys) {
 		if _, none := keys.Keys(ctx, ""); none != nil {
 			return &awsapi.Error{
@@ -239,6 +257,7 @@ func refuseToken(ctx context.Context, err error, keys idtoken.KeySource) error {
 		{idtoken.ErrAlgorithm, "The token's signing algorithm is not accepted."},
 		{idtoken.ErrSignature, "The token's signature is not valid."},
 		{idtoken.ErrKeys, "The token is not signed by a key of the cluster's issuer."},
+		{idtoken.ErrRevoked, "The cluster does not honour the token any more: its pod or its service account is gone."},
 	} {
 		if errors.Is(err, why.is) {
 			text = why.text
@@ -270,6 +289,8 @@ func (s *Service) assume(ctx context.Context, c *awsapi.Caller, g *grant) (*sts.
 			{Key: "aws:SourceAccount", Value: g.cluster.Account},
 		},
 		ByService: true,
+		Subject:   g.subject(),
+		Pod:       g.pod.Namespace + "/" + g.pod.Pod.Name,
 	}
 	if !g.association.DisableSessionTags {
 		first.Tags = sessionTags(g.cluster, g.pod)
@@ -304,6 +325,9 @@ func (s *Service) assume(ctx context.Context, c *awsapi.Caller, g *grant) (*sts.
 		// transitive ones; to pass them again would be refused.
 		ExternalID: eks.ExternalID(g.cluster, g.pod.Namespace, g.pod.ServiceAccount.Name),
 		Policy:     g.association.Policy,
+		InvokedBy:  Audience,
+		Subject:    first.Subject,
+		Pod:        first.Pod,
 	})
 	return session, denied(err)
 }
@@ -356,72 +380,30 @@ func (g *grant) annotate(ctx context.Context, in *assumeRoleIn) {
 	awsapi.Annotate(ctx, attrs...)
 }
 
+// subject is the service account that the token is of.
+func (g *grant) subject() string {
+	return "system:serviceaccount:" + g.pod.Namespace + ":" + g.pod.ServiceAccount.Name
+}
+
 // record keeps the event of the call, besides those of the roles that STS was asked for. The token is never in it.
 func (s *Service) record(ctx context.Context, c *awsapi.Caller, in *assumeRoleIn, g *grant, err error) error {
-	e := &audit.Event{
-		Time:          c.Time,
-		RequestID:     c.RequestID,
-		Source:        "eks-auth.amazonaws.com",
-		Name:          "AssumeRoleForPodIdentity",
-		Account:       c.Account,
-		Region:        c.Region,
-		PrincipalType: principalType(c.Kind),
-		PrincipalID:   c.UserID,
-		PrincipalARN:  c.ARN,
-		AccessKeyID:   c.AccessKeyID,
-		SourceIP:      sourceIP(c),
-		UserAgent:     c.UserAgent,
-		Parameters:    map[string]string{"clusterName": in.ClusterName, "token": "HIDDEN_DUE_TO_SECURITY_REASONS"},
-	}
+	e := awsapi.NewRecord(c, "eks-auth", "AssumeRoleForPodIdentity")
+	e.Parameters = audit.Object(nil).Text("clusterName", in.ClusterName).Text("token", audit.Hidden)
+	e.Lanyard = audit.Lanyard{Resources: []audit.Named{{Type: "AWS::EKS::Cluster", Name: in.ClusterName}}}
 	if g.pod != nil {
-		e.Parameters["namespace"] = g.pod.Namespace
-		e.Parameters["serviceAccount"] = g.pod.ServiceAccount.Name
-		e.Parameters["podName"] = g.pod.Pod.Name
-		e.Parameters["podUid"] = g.pod.Pod.UID
+		e.Lanyard.Subject, e.Lanyard.Pod = g.subject(), g.pod.Namespace+"/"+g.pod.Pod.Name
 	}
 	if g.association != nil {
-		e.Decision = fmt.Sprintf("association %s of %s/%s", g.association.ID, g.association.Namespace, g.association.ServiceAccount)
-		e.Parameters["associationArn"] = g.association.ARN
-		e.Parameters["roleArn"] = g.association.RoleARN
-		if g.association.TargetRoleARN != "" {
-			e.Parameters["targetRoleArn"] = g.association.TargetRoleARN
-		}
+		e.Lanyard.Association = g.association.ARN
+		e.Lanyard.Decision = fmt.Sprintf("association %s of %s/%s", g.association.ID, g.association.Namespace, g.association.ServiceAccount)
 	}
-	switch refusal, ok := errors.AsType[*awsapi.Error](err); {
-	case ok:
-		e.ErrorCode, e.ErrorMessage = refusal.Code, refusal.Message
-		if e.ErrorCode == "AccessDeniedException" {
-			e.ErrorCode = "AccessDenied" // as CloudTrail has it
-		}
-	case err != nil:
-		e.ErrorCode = "InternalFailure"
-	default:
-		e.ResponseDetails = map[string]string{"accessKeyId": g.session.Credentials.AccessKeyID, "assumedRoleArn": g.session.ARN}
+	awsapi.RecordError(e, err)
+	if refusal, ok := errors.AsType[*awsapi.Error](err); ok && g.pod != nil && g.association == nil && refusal.Cause != nil {
+		e.Lanyard.Decision = "refused: " + refusal.Cause.Error() // of a token that was not verified, the cause may be anything
 	}
-	return s.audit.Record(ctx, e)
-}
-
-// sourceIP is empty when the address is not known.
-func sourceIP(c *awsapi.Caller) string {
-	if !c.SourceIP.IsValid() {
-		return ""
+	if err := s.audit.Record(ctx, e); err != nil {
+		return err
 	}
-	return c.SourceIP.Unmap().String()
-}
-
-// principalType is CloudTrail's name for a kind of caller.
-func principalType(k policy.PrincipalKind) string {
-	switch k {
-	case policy.Root:
-		return "Root"
-	case policy.User:
-		return "IAMUser"
-	case policy.RoleSession:
-		return "AssumedRole"
-	case policy.Federated:
-		return "FederatedUser"
-	case policy.Service:
-		return "AWSService"
-	}
-	return "Unknown"
+	awsapi.Recorded(ctx)
+	return nil
 }

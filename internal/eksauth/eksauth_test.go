@@ -81,15 +81,15 @@ func TestTokenIsTradedForCredentials(t *testing.T) {
 		t.Fatalf("events: %+v", events)
 	}
 	e := events[0]
-	if e.Source != "eks-auth.amazonaws.com" || e.PrincipalType != "IAMUser" || e.PrincipalARN != "arn:aws:iam::111122223333:user/node" ||
-		e.Parameters["clusterName"] != "production-1" || e.Parameters["token"] != "HIDDEN_DUE_TO_SECURITY_REASONS" ||
-		e.Parameters["podName"] != "web-server-1" || !strings.HasSuffix(e.Parameters["associationArn"], id) || e.ErrorCode != "" ||
-		e.ResponseDetails["assumedRoleArn"] != user["arn"] || !strings.Contains(e.Decision, id) {
+	if e.Source != "eks-auth.amazonaws.com" || e.Identity.Type != "IAMUser" || e.Identity.ARN != "arn:aws:iam::111122223333:user/node" ||
+		string(e.Parameters) != `{"clusterName":"production-1","token":"HIDDEN_DUE_TO_SECURITY_REASONS"}` || e.Response != nil ||
+		e.Lanyard.Pod != "team-a/web-server-1" || e.Lanyard.Subject != "system:serviceaccount:team-a:app" ||
+		!strings.HasSuffix(e.Lanyard.Association, id) || e.ErrorCode != "" || !strings.Contains(e.Lanyard.Decision, id) {
 		t.Errorf("event: %+v", e)
 	}
 	assumed := s.audit.named("AssumeRole")
-	if len(assumed) != 1 || assumed[0].PrincipalType != "AWSService" || assumed[0].PrincipalARN != "pods.eks.amazonaws.com" ||
-		assumed[0].Parameters["durationSeconds"] != "21600" {
+	if len(assumed) != 1 || assumed[0].Identity.Type != "AWSService" || assumed[0].Identity.InvokedBy != "pods.eks.amazonaws.com" ||
+		assumed[0].Lanyard.Pod != e.Lanyard.Pod || !strings.Contains(string(assumed[0].Parameters), `"durationSeconds":21600`) {
 		t.Errorf("events: %+v", assumed)
 	}
 	var wide map[string]any
@@ -108,7 +108,7 @@ func TestTokenIsTradedForCredentials(t *testing.T) {
 			t.Errorf("logged %s = %v, want %v", key, wide[key], want)
 		}
 	}
-	text, err := json.Marshal(events)
+	text, err := json.Marshal(append(events, assumed...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,8 +339,8 @@ func TestTheRoleDecides(t *testing.T) {
 			t.Error("the session outlives its role")
 		}
 		events := s.audit.named("AssumeRoleForPodIdentity")
-		if e := events[len(events)-1]; e.ErrorCode != "AccessDenied" || e.ErrorMessage != denied || e.Parameters["serviceAccount"] != "gone" ||
-			e.ResponseDetails != nil {
+		if e := events[len(events)-1]; e.ErrorCode != "AccessDenied" || e.ErrorMessage != denied || !strings.HasSuffix(e.Lanyard.Subject, ":gone") ||
+			e.Response != nil {
 			t.Errorf("event: %+v", e)
 		}
 	})

@@ -1,8 +1,9 @@
-// Package localca is a certificate authority for one machine or one process: it vouches for a development server's
-// names, and for the names that an intercepting proxy answers for.
+// Package localca is a certificate authority for one machine, one process, or the replicas of one service: it vouches for a
+// development server's names, for the names that an intercepting proxy answers for, and for those of a server in a cluster.
 package localca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,8 +29,9 @@ const (
 
 // CA issues server certificates. It is safe for concurrent use.
 type CA struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	chain [][]byte // cert, and those that vouch for it
+	key   crypto.Signer
 
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate
@@ -60,7 +62,7 @@ func New(now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CA certificate: %w", err)
 	}
-	return &CA{cert: cert, key: key, leaves: map[string]*tls.Certificate{}}, nil
+	return &CA{cert: cert, chain: [][]byte{cert.Raw}, key: key, leaves: map[string]*tls.Certificate{}}, nil
 }
 
 // The PEM types of the blocks that Marshal writes, in this order (RFC 7468, sections 5 and 10).
@@ -79,28 +81,23 @@ func (ca *CA) Marshal() ([]byte, error) {
 }
 
 // Parse reads what Marshal wrote.
-func Parse(text []byte) (*CA, error) {
-	certBlock, rest := pem.Decode(text)
-	if certBlock == nil || certBlock.Type != certificateType {
-		return nil, errors.New("the CA has no certificate in PEM")
-	}
-	cert, err := x509.ParseCertificate(certBlock.Bytes)
+func Parse(text []byte) (*CA, error) { return Load(text, text) }
+
+// Load reads an authority's certificate, which those that vouch for it may follow, and its private key, both in PEM. The key is for
+// RSA, ECDSA or Ed25519, in PKCS #8 or the older forms of its own.
+func Load(cert, key []byte) (*CA, error) {
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, fmt.Errorf("read CA certificate: %w", err)
+		return nil, fmt.Errorf("read the CA's certificate and key: %w", err)
 	}
-	keyBlock, _ := pem.Decode(rest)
-	if keyBlock == nil || keyBlock.Type != privateKeyType {
-		return nil, errors.New("the CA has no private key in PEM")
+	if !pair.Leaf.IsCA || pair.Leaf.KeyUsage != 0 && pair.Leaf.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return nil, errors.New("the CA's certificate is not one of an authority")
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("read CA key: %w", err)
+	signer, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("the CA's key, a %T, signs nothing", pair.PrivateKey)
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, errors.New("the CA certificate and its key do not belong together")
-	}
-	return &CA{cert: cert, key: key, leaves: map[string]*tls.Certificate{}}, nil
+	return &CA{cert: pair.Leaf, chain: pair.Certificate, key: signer, leaves: map[string]*tls.Certificate{}}, nil
 }
 
 // PEM returns the authority's certificate, for those who are to trust it.
@@ -132,24 +129,34 @@ func (ca *CA) TLS(allow func(host string) bool) *tls.Config {
 	}
 }
 
-// leaf returns a certificate for a host, made once and again when two thirds of its life are over.
+// leaf returns a certificate for a host, made once and again when two thirds of its life are over. It does not outlive the authority.
 func (ca *CA) leaf(host string, now time.Time) (*tls.Certificate, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	if c := ca.leaves[host]; c != nil && now.Before(c.Leaf.NotAfter.Add(-leafLife/3)) {
+	if c := ca.leaves[host]; c != nil && now.Before(c.Leaf.NotAfter.Add(-c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/3)) {
 		return c, nil
+	}
+	expires := now.Add(leafLife)
+	if ca.cert.NotAfter.Before(expires) {
+		expires = ca.cert.NotAfter
+	}
+	if now.After(expires) {
+		return nil, fmt.Errorf("make certificate for %s: the CA's own has expired at %s", host, expires.UTC().Format(time.RFC3339))
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make key for %s: %w", host, err)
 	}
+	number := serial()
 	template := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: "Lanyard"}, // not the host: names may be longer than this field
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(leafLife),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		SerialNumber: number,
+		// Not the host, since names may be longer than the field; and never the authority's own name, whatever that is: OpenSSL would take the
+		// certificate for a self-signed one.
+		Subject:     pkix.Name{CommonName: "Lanyard", SerialNumber: number.Text(16)},
+		NotBefore:   now.Add(-backdate),
+		NotAfter:    expires,
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = []net.IP{ip}
@@ -167,7 +174,7 @@ func (ca *CA) leaf(host string, now time.Time) (*tls.Certificate, error) {
 	if len(ca.leaves) >= maxLeaves {
 		clear(ca.leaves)
 	}
-	c := &tls.Certificate{Certificate: [][]byte{der, ca.cert.Raw}, PrivateKey: key, Leaf: leaf}
+	c := &tls.Certificate{Certificate: append([][]byte{der}, ca.chain...), PrivateKey: key, Leaf: leaf}
 	ca.leaves[host] = c
 	return c, nil
 }

@@ -1,8 +1,16 @@
 package localca_test
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -127,5 +135,112 @@ func TestLongNamesHaveCertificates(t *testing.T) {
 	host := strings.Repeat("bucket-", 8) + "name.s3.dualstack.us-gov-east-1.amazonaws.com"
 	if err := handshake(t, ca, func(string) bool { return true }, ca, host); err != nil {
 		t.Error(err)
+	}
+}
+
+// authority returns an authority's certificate and key in PEM: what openssl, cert-manager and Helm make.
+func authority(t *testing.T, key crypto.Signer, keyType string, der []byte, change func(*x509.Certificate)) (certPEM, keyPEM []byte) {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	change(template)
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der})
+}
+
+func TestLoadTakesAuthoritiesOfAllKinds(t *testing.T) {
+	elliptical, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(elliptical)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(elliptical)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nothing := func(*x509.Certificate) {}
+	for _, c := range []struct {
+		name    string
+		key     crypto.Signer
+		keyType string
+		der     []byte
+		change  func(*x509.Certificate)
+		ok      bool
+	}{
+		{"ECDSA in PKCS #8", elliptical, "PRIVATE KEY", pkcs8, nothing, true},
+		{"ECDSA in SEC 1", elliptical, "EC PRIVATE KEY", sec1, nothing, true},
+		{"RSA in PKCS #1", old, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(old), nothing, true},
+		{"another's key", old, "EC PRIVATE KEY", sec1, nothing, false},
+		{"a server's certificate", elliptical, "EC PRIVATE KEY", sec1, func(c *x509.Certificate) { c.IsCA = false }, false},
+		{"one that may not sign", elliptical, "EC PRIVATE KEY", sec1, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }, false},
+	} {
+		cert, key := authority(t, c.key, c.keyType, c.der, c.change)
+		ca, err := localca.Load(cert, key)
+		if (err == nil) != c.ok {
+			t.Errorf("%s: got %v, want it taken: %v", c.name, err, c.ok)
+		}
+		if err != nil {
+			continue
+		}
+		if err := handshake(t, ca, func(string) bool { return true }, ca, "lanyard.example.com"); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// OpenSSL takes a certificate whose issuer has its own name for a self-signed one.
+func TestCertificatesNeverHaveTheNameOfTheirAuthority(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := localca.Load(authority(t, key, "EC PRIVATE KEY", der, func(c *x509.Certificate) { c.Subject.CommonName = "Lanyard" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ca.TLS(func(string) bool { return true }).GetCertificate(&tls.ClientHelloInfo{ServerName: "localhost"})
+	if err != nil || string(c.Leaf.RawSubject) == string(c.Leaf.RawIssuer) {
+		t.Errorf("it is %s by %s, %v", c.Leaf.Subject, c.Leaf.Issuer, err)
+	}
+}
+
+func TestCertificatesDoNotOutliveTheirAuthority(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := func(expires time.Time) (*tls.Certificate, error) {
+		ca, err := localca.Load(authority(t, key, "EC PRIVATE KEY", der, func(c *x509.Certificate) { c.NotAfter = expires }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca.TLS(func(string) bool { return true }).GetCertificate(&tls.ClientHelloInfo{ServerName: "localhost"})
+	}
+	soon := time.Now().Add(time.Hour).Truncate(time.Second)
+	if c, err := leaf(soon); err != nil || !c.Leaf.NotAfter.Equal(soon) {
+		t.Errorf("of an authority until %s: %v, %v", soon, c, err)
+	}
+	if _, err := leaf(time.Now().Add(-time.Minute)); err == nil || !strings.Contains(err.Error(), "has expired") {
+		t.Errorf("of an authority that has expired: %v", err)
 	}
 }

@@ -391,48 +391,114 @@ func (a *assumption) identity(partition string, role arn.ARN, issued time.Time) 
 func (s *Service) recordAssume(ctx context.Context, in *AssumeInput, out *Assumed, decision string, err error) error {
 	e := s.event(in.Caller, strings.TrimPrefix(in.Action, "sts:"))
 	e.Account = in.Role.Account()
-	switch in.Principal.Kind {
-	case policy.Service:
-		e.PrincipalType, e.PrincipalARN, e.PrincipalID, e.AccessKeyID = "AWSService", in.Principal.Name, "", ""
-		e.SourceIP, e.UserAgent = in.Principal.Name, in.Principal.Name
-	case policy.WebIdentity:
-		e.PrincipalType, e.PrincipalARN, e.AccessKeyID = "WebIdentityUser", in.FederatedProvider, ""
-		e.PrincipalID = ""
+	e.Lanyard.Subject, e.Lanyard.Pod = in.Subject, in.Pod
+	service := in.InvokedBy
+	switch {
+	case in.Principal.Kind == policy.Service:
+		service = in.Principal.Name
+		e.Identity = audit.UserIdentity{Type: "AWSService", InvokedBy: service}
+	case in.Principal.Kind == policy.WebIdentity:
+		e.Identity = audit.UserIdentity{Type: "WebIdentityUser", Provider: in.FederatedProvider}
 		if sub, ok := contextKey(in, ":sub"); ok {
 			aud, _ := contextKey(in, ":aud")
-			e.PrincipalID = in.FederatedProvider + ":" + aud + ":" + sub
+			e.Identity.PrincipalID, e.Identity.UserName = in.FederatedProvider+":"+aud+":"+sub, sub
 		}
+		e.Additional = audit.Object(nil).Text("identityProviderConnectionVerificationMethod", "IAMTrustStore").
+			Object("RequestDetails", awsapi.RequestDetails(in.Caller))
+	case service != "":
+		e.Identity.InvokedBy = service
 	}
-	e.Parameters["roleArn"] = in.Role.String()
-	e.Parameters["roleSessionName"] = in.SessionName
-	if in.Duration != 0 {
-		e.Parameters["durationSeconds"] = strconv.FormatInt(int64(in.Duration/time.Second), 10)
+	if service != "" { // the call was made within AWS, of which the caller's request was only the occasion
+		e.SourceIP, e.UserAgent, e.TLS, e.Additional, e.SharedID = service, service, nil, nil, audit.NewID()
 	}
-	if len(in.Tags) > 0 {
-		e.Parameters["tagCount"] = strconv.Itoa(len(in.Tags))
-	}
-	for _, p := range [...]struct{ name, value string }{
-		{"externalId", in.ExternalID},
-		{"sourceIdentity", in.SourceIdentity},
-		{"policy", in.Policy},
-		{"policyArns", strings.Join(in.PolicyARNs, ",")},
-	} {
-		if p.value != "" {
-			e.Parameters[p.name] = p.value
-		}
-	}
+	e.Parameters = in.parameters()
+	role := in.Role.String()
+	e.Resources = []audit.Resource{{Account: e.Account, Type: "AWS::IAM::Role", ARN: role}}
 	if out != nil {
-		e.ResponseDetails = map[string]string{
-			"accessKeyId":   out.Credentials.AccessKeyID,
-			"expiration":    out.Expires.Format(time.RFC3339),
-			"assumedRoleId": out.AssumedRoleID,
-			"arn":           out.ARN,
+		e.Response = in.response(out)
+		e.Lanyard.Resources = append(make([]audit.Named, 0, 4),
+			audit.Named{Type: "AWS::IAM::AccessKey", Name: out.Credentials.AccessKeyID},
+			audit.Named{Type: "AWS::STS::AssumedRole", Name: out.AssumedRoleID},
+			audit.Named{Type: "AWS::STS::AssumedRole", Name: out.ARN})
+	}
+	e.Lanyard.Resources = append(e.Lanyard.Resources, audit.Named{Type: "AWS::IAM::Role", Name: role})
+	return s.record(ctx, e, decision, err)
+}
+
+// parameters are the request's, as CloudTrail names them.
+func (in *AssumeInput) parameters() audit.Object {
+	p := make(audit.Object, 0, 1024).Text("roleArn", in.Role.String()).Text("roleSessionName", in.SessionName)
+	if in.Duration != 0 {
+		p = p.Number("durationSeconds", int64(in.Duration/time.Second))
+	}
+	if len(in.Tags) > 0 && in.Principal.Kind == policy.WebIdentity {
+		var tags audit.Object
+		for _, t := range in.Tags {
+			tags = tags.Text(t.Key, t.Value)
 		}
-		if out.PackedPolicySize != nil {
-			e.ResponseDetails["packedPolicySize"] = strconv.Itoa(int(*out.PackedPolicySize))
+		p = p.Object("principalTags", tags)
+	} else if len(in.Tags) > 0 {
+		p = p.Objects("tags", tagObjects(in.Tags))
+	}
+	if len(in.TransitiveKeys) > 0 {
+		p = p.Texts("transitiveTagKeys", in.TransitiveKeys)
+	}
+	for _, t := range [...]struct{ name, value string }{
+		{"externalId", in.ExternalID}, {"sourceIdentity", in.SourceIdentity}, {"policy", in.Policy},
+	} {
+		if t.value != "" {
+			p = p.Text(t.name, t.value)
 		}
 	}
-	return s.record(ctx, e, decision, err)
+	if len(in.PolicyARNs) > 0 {
+		p = p.Objects("policyArns", arnObjects(in.PolicyARNs))
+	}
+	return p
+}
+
+func tagObjects(tags []awsapi.Tag) []audit.Object {
+	list := make([]audit.Object, len(tags))
+	for i, t := range tags {
+		list[i] = make(audit.Object, 0, 96).Text("key", t.Key).Text("value", t.Value)
+	}
+	return list
+}
+
+func arnObjects(arns []string) []audit.Object {
+	list := make([]audit.Object, len(arns))
+	for i, a := range arns {
+		list[i] = audit.Object(nil).Text("arn", a)
+	}
+	return list
+}
+
+// response is the answer, as CloudTrail has it, without what is secret.
+func (in *AssumeInput) response(out *Assumed) audit.Object {
+	r := make(audit.Object, 0, 512).Object("credentials", recordCredentials(out.Credentials.AccessKeyID, out.Expires))
+	web := in.Principal.Kind == policy.WebIdentity
+	subject, _ := contextKey(in, ":sub")
+	if web {
+		r = r.Text("subjectFromWebIdentityToken", subject)
+	}
+	r = r.Object("assumedRoleUser", make(audit.Object, 0, 256).Text("assumedRoleId", out.AssumedRoleID).Text("arn", out.ARN))
+	if out.PackedPolicySize != nil {
+		r = r.Number("packedPolicySize", int64(*out.PackedPolicySize))
+	}
+	if web {
+		audience, _ := contextKey(in, ":aud")
+		r = r.Text("provider", in.FederatedProvider).Text("audience", audience)
+	}
+	if out.SourceIdentity != "" {
+		r = r.Text("sourceIdentity", out.SourceIdentity)
+	}
+	return r
+}
+
+// recordCredentials is what a record has of credentials that were made. CloudTrail's have the session token too; here it holds the
+// whole session, sealed, and is nobody's but the caller's.
+func recordCredentials(accessKeyID string, expires time.Time) audit.Object {
+	return make(audit.Object, 0, 160).Text("accessKeyId", accessKeyID).Text("sessionToken", audit.Hidden).
+		Text("expiration", audit.TextTime(expires))
 }
 
 // contextKey finds the web identity's condition key of a suffix.
@@ -447,49 +513,19 @@ func contextKey(in *AssumeInput, suffix string) (string, bool) {
 
 // event begins the audit event of a call.
 func (s *Service) event(c *awsapi.Caller, name string) *audit.Event {
-	e := &audit.Event{
-		Time:         s.now().UTC(),
-		RequestID:    c.RequestID,
-		Source:       "sts.amazonaws.com",
-		Name:         name,
-		Account:      c.Account,
-		Region:       c.Region,
-		PrincipalID:  c.UserID,
-		PrincipalARN: c.ARN,
-		AccessKeyID:  c.AccessKeyID,
-		UserAgent:    c.UserAgent,
-		Parameters:   make(map[string]string),
-	}
-	if c.SourceIP.IsValid() {
-		e.SourceIP = c.SourceIP.Unmap().String()
-	}
-	switch c.Kind {
-	case policy.Root:
-		e.PrincipalType = "Root"
-	case policy.User:
-		e.PrincipalType = "IAMUser"
-	case policy.RoleSession:
-		e.PrincipalType = "AssumedRole"
-	case policy.Federated:
-		e.PrincipalType = "FederatedUser"
-	default:
-		e.PrincipalType = "Unknown"
-	}
+	e := awsapi.NewRecord(c, "sts", name)
+	e.Time = s.now().UTC()
 	return e
 }
 
 // record completes the event with the outcome and writes it, here and into the request's log event.
 func (s *Service) record(ctx context.Context, e *audit.Event, decision string, err error) error {
-	e.Decision = decision
-	if err != nil {
-		e.ErrorCode = "InternalFailure" // of anything else the text is for the log, not for the record
-		if wire, ok := errors.AsType[*awsapi.Error](err); ok {
-			e.ErrorCode, e.ErrorMessage = wire.Code, wire.Message
-		}
-	}
+	e.Lanyard.Decision = decision
+	awsapi.RecordError(e, err)
 	if err := s.audit.Record(ctx, e); err != nil {
 		return fmt.Errorf("record %s: %w", e.Name, err)
 	}
+	awsapi.Recorded(ctx)
 	awsapi.Annotate(ctx, slog.String("sts_decision", decision), slog.String("audit_event_id", e.EventID))
 	return nil
 }

@@ -97,11 +97,24 @@ func (j *journal) events(t testing.TB, session string) []audit.Event {
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatal(err)
 		}
-		if e.Parameters["roleSessionName"] == session {
+		if param(t, e.Parameters, "roleSessionName") == session {
 			list = append(list, e)
 		}
 	}
 	return list
+}
+
+// param returns a member of an object that is a text; empty if there is none.
+func param(t testing.TB, o audit.Object, name string) string {
+	t.Helper()
+	members := map[string]any{}
+	if o != nil {
+		if err := json.Unmarshal(o, &members); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, _ := members[name].(string)
+	return text
 }
 
 func newEnv(t testing.TB) *env { return newReplica(t, kv.NewMemory()) }

@@ -2,10 +2,10 @@ package sts
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
@@ -195,13 +195,14 @@ func (s *Service) getSessionToken(ctx context.Context, c *awsapi.Caller, in *ses
 	creds, expires, err := s.sessionToken(c, in)
 	e := s.event(c, "GetSessionToken")
 	if in.DurationSeconds != 0 {
-		e.Parameters["durationSeconds"] = strconv.Itoa(int(in.DurationSeconds))
+		e.Parameters = e.Parameters.Number("durationSeconds", int64(in.DurationSeconds))
 	}
 	decision := "allowed: needs no permission"
 	if err != nil {
 		decision = refused(err)
 	} else {
-		e.ResponseDetails = map[string]string{"accessKeyId": creds.AccessKeyID, "expiration": expires.Format(time.RFC3339)}
+		e.Response = audit.Object(nil).Object("credentials", recordCredentials(creds.AccessKeyID, expires))
+		e.Lanyard.Resources = []audit.Named{{Type: "AWS::IAM::AccessKey", Name: creds.AccessKeyID}}
 	}
 	if err := s.record(ctx, e, decision, err); err != nil {
 		return nil, err
@@ -275,26 +276,40 @@ func (s *Service) federationAccess(c *awsapi.Caller, in *federationTokenInput) (
 func (s *Service) getFederationToken(ctx context.Context, c *awsapi.Caller, in *federationTokenInput) (*federationTokenOutput, error) {
 	out, err := s.federationToken(c, in)
 	e := s.event(c, "GetFederationToken")
-	e.Parameters["name"] = in.Name
-	if len(in.Tags) > 0 {
-		e.Parameters["tagCount"] = strconv.Itoa(len(in.Tags))
-	}
+	e.Parameters = in.parameters()
 	decision := "allowed: the caller has sts:GetFederationToken"
 	if err != nil {
 		decision = refused(err)
 	} else {
-		e.ResponseDetails = map[string]string{
-			"accessKeyId":      out.Credentials.AccessKeyID,
-			"expiration":       out.Credentials.Expiration.Format(time.RFC3339),
-			"federatedUserId":  out.FederatedUser.FederatedUserID,
-			"arn":              out.FederatedUser.ARN,
-			"packedPolicySize": strconv.Itoa(int(out.PackedPolicySize)),
+		e.Response = audit.Object(nil).Object("credentials", recordCredentials(out.Credentials.AccessKeyID, out.Credentials.Expiration)).
+			Object("federatedUser", audit.Object(nil).Text("federatedUserId", out.FederatedUser.FederatedUserID).Text("arn", out.FederatedUser.ARN)).
+			Number("packedPolicySize", int64(out.PackedPolicySize))
+		e.Lanyard.Resources = []audit.Named{
+			{Type: "AWS::IAM::AccessKey", Name: out.Credentials.AccessKeyID}, {Type: "AWS::STS::FederatedUser", Name: out.FederatedUser.ARN},
 		}
 	}
 	if err := s.record(ctx, e, decision, err); err != nil {
 		return nil, err
 	}
 	return out, err
+}
+
+// parameters are the request's, as CloudTrail names them.
+func (in *federationTokenInput) parameters() audit.Object {
+	p := audit.Object(nil).Text("name", in.Name)
+	if in.DurationSeconds != 0 {
+		p = p.Number("durationSeconds", int64(in.DurationSeconds))
+	}
+	if in.Policy != "" {
+		p = p.Text("policy", in.Policy)
+	}
+	if arns := policyARNs(in.PolicyARNs); len(arns) > 0 {
+		p = p.Objects("policyArns", arnObjects(arns))
+	}
+	if len(in.Tags) > 0 {
+		p = p.Objects("tags", tagObjects(in.Tags))
+	}
+	return p
 }
 
 func (s *Service) federationToken(c *awsapi.Caller, in *federationTokenInput) (*federationTokenOutput, error) {

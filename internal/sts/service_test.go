@@ -2,6 +2,7 @@ package sts_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -99,18 +100,27 @@ func TestAssumeByAService(t *testing.T) {
 		t.Fatalf("%d events, want one", len(events))
 	}
 	got := events[0]
-	if !strings.HasPrefix(got.Decision, "allowed") {
-		t.Errorf("decision = %q", got.Decision)
+	if !strings.HasPrefix(got.Lanyard.Decision, "allowed") || got.EventID == "" || got.SharedID == "" || got.Time.IsZero() {
+		t.Errorf("incomplete event %+v", got)
 	}
-	got.EventID, got.Decision, got.Time = "", "", time.Time{}
+	got.EventID, got.SharedID, got.Lanyard.Decision, got.Time = "", "", "", time.Time{}
 	wantEvent := audit.Event{
-		RequestID: "request", Source: "sts.amazonaws.com", Name: "AssumeRole", Account: account, Region: "us-east-1",
-		PrincipalType: "AWSService", PrincipalARN: "pods.eks.amazonaws.com", SourceIP: "pods.eks.amazonaws.com", UserAgent: "pods.eks.amazonaws.com",
-		Parameters: map[string]string{"roleArn": role, "roleSessionName": in.SessionName, "durationSeconds": "21600", "tagCount": "6"},
-		ResponseDetails: map[string]string{
-			"accessKeyId": out.Credentials.AccessKeyID, "arn": out.ARN, "assumedRoleId": out.AssumedRoleID,
-			"expiration": out.Expires.Format(time.RFC3339), "packedPolicySize": got.ResponseDetails["packedPolicySize"],
-		},
+		Version: "1.08", Identity: audit.UserIdentity{Type: "AWSService", InvokedBy: "pods.eks.amazonaws.com"},
+		RequestID: "request", Source: "sts.amazonaws.com", Name: "AssumeRole", Account: account, Region: "us-east-1", ReadOnly: true,
+		SourceIP: "pods.eks.amazonaws.com", UserAgent: "pods.eks.amazonaws.com",
+		Parameters: audit.Object(`{"roleArn":"` + role + `","roleSessionName":"` + in.SessionName + `","durationSeconds":21600,"tags":[` +
+			`{"key":"eks-cluster-arn","value":"` + in.Tags[0].Value + `"},{"key":"eks-cluster-name","value":"` + in.Tags[1].Value + `"},` +
+			`{"key":"kubernetes-namespace","value":"` + in.Tags[2].Value + `"},{"key":"kubernetes-service-account","value":"` + in.Tags[3].Value + `"},` +
+			`{"key":"kubernetes-pod-name","value":"` + in.Tags[4].Value + `"},{"key":"kubernetes-pod-uid","value":"` + in.Tags[5].Value + `"}],` +
+			`"transitiveTagKeys":["eks-cluster-arn","eks-cluster-name","kubernetes-namespace","kubernetes-service-account","kubernetes-pod-name","kubernetes-pod-uid"]}`),
+		Response: audit.Object(`{"credentials":{"accessKeyId":"` + out.Credentials.AccessKeyID + `","sessionToken":"` + audit.Hidden +
+			`","expiration":"` + audit.TextTime(out.Expires) + `"},"assumedRoleUser":{"assumedRoleId":"` + out.AssumedRoleID + `","arn":"` + out.ARN +
+			`"},"packedPolicySize":` + fmt.Sprint(*out.PackedPolicySize) + `}`),
+		Resources: []audit.Resource{{Account: account, Type: "AWS::IAM::Role", ARN: role}},
+		Lanyard: audit.Lanyard{Resources: []audit.Named{
+			{Type: "AWS::IAM::AccessKey", Name: out.Credentials.AccessKeyID}, {Type: "AWS::STS::AssumedRole", Name: out.AssumedRoleID},
+			{Type: "AWS::STS::AssumedRole", Name: out.ARN}, {Type: "AWS::IAM::Role", Name: role},
+		}},
 	}
 	if diff := cmp.Diff(wantEvent, got); diff != "" {
 		t.Errorf("event (-want +got)\n%s", diff)

@@ -28,9 +28,12 @@ type Config struct {
 	Partition string
 	// Keys returns the keys of a registered provider for tokens whose iss is issuerURL, or an error that wraps idtoken.ErrKeys when
 	// the token's issuer URL is not where the provider was registered.
-	Keys  func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
-	Audit audit.Recorder   // required
-	Now   func() time.Time // time.Now when nil
+	Keys func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
+	// Review, if not nil, says of a token that was verified whether the cluster that issued it still honours it. Errors wrap
+	// idtoken.ErrRevoked or idtoken.ErrUnreviewed.
+	Review func(ctx context.Context, token string, c *idtoken.Claims) error
+	Audit  audit.Recorder   // required
+	Now    func() time.Time // time.Now when nil
 }
 
 // Service is STS.
@@ -39,6 +42,7 @@ type Service struct {
 	keyring   *keyring.Keyring
 	partition string
 	keys      func(p *iam.Provider, issuerURL string) (idtoken.KeySource, error)
+	review    func(ctx context.Context, token string, c *idtoken.Claims) error
 	audit     audit.Recorder
 	now       func() time.Time
 }
@@ -48,7 +52,9 @@ func New(c Config) *Service {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Service{iam: c.IAM, keyring: c.Keyring, partition: c.Partition, keys: c.Keys, audit: c.Audit, now: c.Now}
+	return &Service{
+		iam: c.IAM, keyring: c.Keyring, partition: c.Partition, keys: c.Keys, review: c.Review, audit: c.Audit, now: c.Now,
+	}
 }
 
 // The causes of failed authentication, for the log.
@@ -132,6 +138,9 @@ type AssumeInput struct {
 	FederatedProvider string // ARN
 	// ByService exempts AWS services from the role's MaxSessionDuration.
 	ByService bool
+	// InvokedBy is the service that asks in the principal's name; empty when the principal asks itself. It, and the service account's
+	// Subject and the Pod that this is for, NAMESPACE/NAME, are for the record.
+	InvokedBy, Subject, Pod string
 }
 
 // Assumed is a session that was made.

@@ -40,9 +40,9 @@ type webIdentityOutput struct {
 }
 
 // assumeRoleWithWebIdentity needs no signature: the token is the proof. What is wrong is reported in STS's order: session
-// policies, the token's form, the role and its duration, the issuer, the audience, keys, signature and times, and in the
-// end the trust policy. Refusals are recorded from the point on where the issuer is known to the role's account; before
-// that anybody could fill the record.
+// policies, the token's form, the role and its duration, the issuer, the audience, keys, signature and times, what the cluster
+// says of the token, and in the end the trust policy. Refusals are recorded from the point on where the issuer is known to
+// the role's account; before that anybody could fill the record.
 func (s *Service) assumeRoleWithWebIdentity(ctx context.Context, c *awsapi.Caller, in *webIdentityInput) (*webIdentityOutput, error) {
 	role, err := roleARN(in.RoleARN)
 	if err != nil {
@@ -83,6 +83,12 @@ func (s *Service) assumeRoleWithWebIdentity(ctx context.Context, c *awsapi.Calle
 	assume.Principal.Name = assume.FederatedProvider
 
 	claims, audience, err := s.verify(ctx, provider, in.WebIdentityToken, claimed.Issuer)
+	if err == nil {
+		assume.present(provider, claims, audience)
+		if s.review != nil {
+			err = s.review(ctx, in.WebIdentityToken, claims)
+		}
+	}
 	if err != nil {
 		refusal := tokenError(err)
 		if err := s.recordAssume(ctx, assume, nil, refused(refusal), refusal); err != nil {
@@ -90,7 +96,6 @@ func (s *Service) assumeRoleWithWebIdentity(ctx context.Context, c *awsapi.Calle
 		}
 		return nil, refusal
 	}
-	assume.present(provider, claims, audience)
 	out, err := s.Assume(ctx, assume)
 	if err != nil {
 		return nil, err
@@ -145,6 +150,12 @@ func (in *AssumeInput) present(p *iam.Provider, claims *idtoken.Claims, audience
 			in.Context = append(in.Context, awsapi.KeyValue{Key: p.URL + ":oaud", Value: claims.Audience[0]})
 		}
 	}
+	if pod := claims.Kubernetes; pod != nil {
+		in.Subject = claims.Subject
+		if pod.Pod != nil {
+			in.Pod = pod.Namespace + "/" + pod.Pod.Name
+		}
+	}
 	in.AMR = claims.AMR
 	for _, t := range claims.PrincipalTags {
 		in.Tags = append(in.Tags, awsapi.Tag(t))
@@ -174,8 +185,10 @@ func tokenError(err error) error {
 	case errors.Is(err, idtoken.ErrKeys):
 		message = "Couldn't retrieve verification key from your identity provider,  please reference AssumeRoleWithWebIdentity documentation for requirements"
 	case errors.Is(err, idtoken.ErrAlgorithm), errors.Is(err, idtoken.ErrSignature), errors.Is(err, idtoken.ErrIssuer),
-		errors.Is(err, idtoken.ErrNotYet), errors.Is(err, errLongClaim):
+		errors.Is(err, idtoken.ErrNotYet), errors.Is(err, idtoken.ErrRevoked), errors.Is(err, errLongClaim):
 		message = "The web identity token provided could not be validated. See the AssumeRoleWithWebIdentity documentation for requirements."
+	case errors.Is(err, idtoken.ErrUnreviewed):
+		code, message = "IDPCommunicationError", "The identity provider that was asked to verify the web identity token could not be reached."
 	default:
 		return err
 	}

@@ -60,22 +60,31 @@ func TestWebIdentity(t *testing.T) {
 	}
 
 	want := []audit.Event{{
-		Source: "sts.amazonaws.com", Name: "AssumeRoleWithWebIdentity", Account: account, Region: "us-east-1",
-		PrincipalType: "WebIdentityUser", PrincipalARN: providerARN, PrincipalID: providerARN + ":sts.amazonaws.com:" + subject,
-		SourceIP:   "127.0.0.1",
-		Parameters: map[string]string{"roleArn": role, "roleSessionName": "1690000000000000000"},
-		ResponseDetails: map[string]string{
-			"accessKeyId": *out.Credentials.AccessKeyId, "arn": session, "assumedRoleId": *out.AssumedRoleUser.AssumedRoleId,
-			"expiration": out.Credentials.Expiration.Format(time.RFC3339),
+		Version: "1.08", Source: "sts.amazonaws.com", Name: "AssumeRoleWithWebIdentity", Account: account, Region: "us-east-1", ReadOnly: true,
+		Identity: audit.UserIdentity{
+			Type: "WebIdentityUser", PrincipalID: providerARN + ":sts.amazonaws.com:" + subject, UserName: subject, Provider: providerARN,
 		},
+		SourceIP:   "127.0.0.1",
+		Parameters: audit.Object(`{"roleArn":"` + role + `","roleSessionName":"1690000000000000000"}`),
+		Response: audit.Object(`{"credentials":{"accessKeyId":"` + *out.Credentials.AccessKeyId + `","sessionToken":"` + audit.Hidden +
+			`","expiration":"` + audit.TextTime(*out.Credentials.Expiration) + `"},"subjectFromWebIdentityToken":"` + subject +
+			`","assumedRoleUser":{"assumedRoleId":"` + *out.AssumedRoleUser.AssumedRoleId + `","arn":"` + session +
+			`"},"provider":"` + providerARN + `","audience":"sts.amazonaws.com"}`),
+		Additional: audit.Object(`{"identityProviderConnectionVerificationMethod":"IAMTrustStore",` +
+			`"RequestDetails":{"awsServingRegion":"us-east-1","endpointType":"regional"}}`),
+		Resources: []audit.Resource{{Account: account, Type: "AWS::IAM::Role", ARN: role}},
+		Lanyard: audit.Lanyard{Resources: []audit.Named{
+			{Type: "AWS::IAM::AccessKey", Name: *out.Credentials.AccessKeyId}, {Type: "AWS::STS::AssumedRole", Name: *out.AssumedRoleUser.AssumedRoleId},
+			{Type: "AWS::STS::AssumedRole", Name: session}, {Type: "AWS::IAM::Role", Name: role},
+		}},
 	}}
 	events := e.journal.events(t, "1690000000000000000")
 	for i := range events {
-		if ev := &events[i]; ev.RequestID == "" || ev.EventID == "" || ev.UserAgent == "" || !strings.HasPrefix(ev.Decision, "allowed") || ev.Time.IsZero() {
+		ev := &events[i]
+		if ev.RequestID == "" || ev.EventID == "" || ev.UserAgent == "" || !strings.HasPrefix(ev.Lanyard.Decision, "allowed") || ev.Time.IsZero() {
 			t.Errorf("incomplete event %+v", *ev)
-		} else {
-			ev.RequestID, ev.EventID, ev.UserAgent, ev.Decision, ev.Time = "", "", "", "", time.Time{}
 		}
+		ev.RequestID, ev.EventID, ev.UserAgent, ev.Lanyard.Decision, ev.Time = "", "", "", "", time.Time{}
 	}
 	if diff := cmp.Diff(want, events); diff != "" {
 		t.Errorf("events (-want +got)\n%s", diff)
@@ -335,13 +344,13 @@ func TestRefusedTokensAreRecordedOnceTheirIssuerIsKnown(t *testing.T) {
 			if len(events) != 0 {
 				t.Errorf("%s: recorded %+v", c.name, events)
 			}
-		case len(events) != 1 || events[0].ErrorCode != c.code || events[0].Account != account || events[0].PrincipalARN != providerARN ||
-			events[0].Decision == "" || strings.HasPrefix(events[0].Decision, "allowed"):
+		case len(events) != 1 || events[0].ErrorCode != c.code || events[0].Account != account || events[0].Identity.Provider != providerARN ||
+			events[0].Lanyard.Decision == "" || strings.HasPrefix(events[0].Lanyard.Decision, "allowed"):
 			t.Errorf("%s: recorded %+v, want one refusal with %s", c.name, events, c.code)
 		}
 	}
-	if events := e.journal.events(t, "expired"); len(events) == 1 && events[0].PrincipalID != "" {
-		t.Errorf("a subject that was not verified was recorded as if it were: %s", events[0].PrincipalID)
+	if events := e.journal.events(t, "expired"); len(events) == 1 && events[0].Identity.PrincipalID != "" {
+		t.Errorf("a subject that was not verified was recorded as if it were: %s", events[0].Identity.PrincipalID)
 	}
 }
 

@@ -1,0 +1,162 @@
+package awsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/policy"
+)
+
+// viaSuffix makes a service principal of a service's name.
+const viaSuffix = ".amazonaws.com"
+
+// Invoke calls an operation for a caller as the wire would: the input is held to the model, the caller's permissions are asked
+// for, and the call leaves a log event of its own. It is for services that act for their callers, as CloudFormation does; the
+// caller's identity and the circumstances of its request are kept (IAM User Guide, "Forward access sessions"), the condition keys
+// aws:ViaAWSService, aws:CalledVia, aws:CalledViaFirst and aws:CalledViaLast name the service that c.Service has, and the
+// call has a request ID and a time of its own.
+//
+// in has the members of the operation's input by their names in the model, with JSON's types: string, float64, bool, []any and
+// map[string]any. The result has the output's members likewise; times are seconds since 1970.
+//
+// A refusal is an *Error with its status. Errors that wrap kv.ErrUnavailable mean that the outcome is unknown. Any other error
+// is a failure of the server.
+func (h *Handler) Invoke(ctx context.Context, c *Caller, service, operation string, in map[string]any) (out map[string]any, err error) {
+	s := h.byName[service]
+	if s == nil {
+		return nil, fmt.Errorf("invoke %s of %s: there is no such service", operation, service)
+	}
+	op := s.operations[operation]
+	if op == nil || !op.served {
+		return nil, fmt.Errorf("invoke %s of %s: the operation is not served", operation, service)
+	}
+	e := &event{requestID: NewUUID(), start: time.Now(), service: service, operation: operation}
+	nested := *c
+	nested.RequestID, nested.Service, nested.Operation = e.requestID, service, operation
+	nested.UserAgent, nested.Time = c.Service+viaSuffix, h.auth.now()
+	e.caller = &nested
+	outer, _ := ctx.Value(eventKey{}).(*event)
+	ctx = context.WithValue(ctx, eventKey{}, e)
+	defer func() { h.settle(ctx, e, outer, err) }()
+	input, output, err := h.invoke(ctx, e, &nested, op, c.Service, in)
+	if unrecorded := h.record(ctx, e, op, input, output, err); unrecorded != nil {
+		return nil, fmt.Errorf("%w: %w", kv.ErrUnavailable, unrecorded) // it must be called again
+	}
+	if err != nil {
+		return nil, op.refusal(err, e.requestID)
+	}
+	return op.members(output)
+}
+
+// settle leaves the call's log event, and hands its warnings on to the event of the request that it was made for, if any.
+func (h *Handler) settle(ctx context.Context, e, outer *event, err error) {
+	e.status = http.StatusOK
+	if err != nil {
+		wire := h.byName[e.service].toWire(err, e.requestID)
+		e.status, e.code, e.err = wire.Status, wire.Code, cause(err)
+	}
+	if outer != nil {
+		Annotate(ctx, slog.String("for_request_id", outer.requestID))
+		outer.mu.Lock()
+		outer.warnings = append(outer.warnings, e.warnings[:min(len(e.warnings), maxWarnings-len(outer.warnings))]...)
+		outer.mu.Unlock()
+	}
+	e.log(ctx, h.log, &http.Request{
+		RemoteAddr: netip.AddrPortFrom(e.caller.SourceIP, 0).String(), Header: http.Header{"User-Agent": {e.caller.UserAgent}},
+	})
+}
+
+// invoke does what is asked for. The input is nil if it does not fit the model. A panic of the operation is an error.
+func (h *Handler) invoke(ctx context.Context, e *event, c *Caller, op *operation, via string, given map[string]any) (in, out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(ctx, p)
+		}
+	}()
+	made := op.impl.newIn()
+	if err := op.decodeMembers(made, given); err != nil {
+		return nil, nil, err
+	}
+	if err := h.permit(ctx, e, c, op.calledVia(via), made); err != nil {
+		return made, nil, err
+	}
+	out, err = op.impl.call(ctx, c, made)
+	return made, out, err
+}
+
+// members turns an operation's output into what Invoke returns.
+func (op *operation) members(output any) (map[string]any, error) {
+	v := reflect.ValueOf(output)
+	if v.IsNil() {
+		v = reflect.New(op.out.typ)
+	}
+	object, err := parseJSON(op.out.appendJSON(make([]byte, 0, 1024), v.Elem()))
+	if err != nil {
+		return nil, fmt.Errorf("read the output of %s: %w", op.name, err)
+	}
+	return object, nil
+}
+
+// decodeMembers fills an input from its members, wherever a request would have them, and holds it to the model.
+func (op *operation) decodeMembers(in any, members map[string]any) error {
+	d := decoder{noEcho: op.service.model.name == "iam"}
+	wire := make(map[string]any, len(members))
+	for name, v := range members {
+		for i := range op.in.fields {
+			if f := &op.in.fields[i]; f.name == name {
+				name = f.wire
+				break
+			}
+		}
+		wire[name] = v
+	}
+	d.jsonFields(op.in, reflect.ValueOf(in).Elem(), wire)
+	switch {
+	case d.unreadable != "":
+		return op.service.fault(unreadableFault, "%s", d.unreadable)
+	case d.count > 0:
+		return op.service.fault(validationFault, "%s", strings.Join(d.violations, "; "))
+	case d.unserved != "":
+		return op.service.fault(validationFault, "This server does not support the member '%s' of %s.", d.unserved, op.name)
+	}
+	return nil
+}
+
+// calledVia is the operation as a service calls it for its caller: its permissions are asked for with the keys that say so.
+func (op *operation) calledVia(service string) *operation {
+	principal := service + viaSuffix
+	asked := *op
+	asked.impl.access = func(c *Caller, in any) ([]Access, error) {
+		needed, err := op.impl.access(c, in)
+		for i := range needed {
+			own := needed[i].Context
+			needed[i].Context = func(p *policy.Context) {
+				if own != nil {
+					own(p)
+				}
+				p.Set("aws:ViaAWSService", "true")
+				p.SetList("aws:CalledVia", []string{principal})
+				p.Set("aws:CalledViaFirst", principal)
+				p.Set("aws:CalledViaLast", principal)
+			}
+		}
+		return needed, err
+	}
+	return &asked
+}
+
+// refusal gives an *Error its status; other errors stay as they are.
+func (op *operation) refusal(err error, requestID string) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return op.service.toWire(err, requestID)
+	}
+	return err
+}

@@ -1,0 +1,329 @@
+package cloudformation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+
+	"github.com/lanyard-id/lanyard/internal/kv"
+)
+
+// dying is a store that a replica loses for good at a certain write: from then on no write of it arrives. If answered is set, that
+// write itself is the last to arrive, but its answer is lost.
+type dying struct {
+	kv.Store
+	answered bool
+
+	mu   sync.Mutex
+	left int // writes until then; negative for never
+}
+
+func (d *dying) Commit(ctx context.Context, ops ...kv.Op) (int64, error) {
+	d.mu.Lock()
+	left := d.left
+	if d.left > 0 {
+		d.left--
+	}
+	d.mu.Unlock()
+	lost := fmt.Errorf("%w: the replica is dead", kv.ErrUnavailable)
+	switch {
+	case left == 0:
+		return 0, lost
+	case left == 1 && d.answered:
+		if _, err := d.Store.Commit(ctx, ops...); err != nil {
+			return 0, err
+		}
+		return 0, lost
+	}
+	return d.Store.Commit(ctx, ops...)
+}
+
+// die makes the n-th write from now the last.
+func (d *dying) die(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = n
+}
+
+func (d *dying) dead() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.left == 0
+}
+
+const leaseIsOver = time.Minute
+
+// settle starts another replica on the store, and lets it finish what the dead one left.
+func (r *replica) settle(t *testing.T) *replica {
+	t.Helper()
+	next := r.w.start(t, r.w.store).as(r.key)
+	if err := next.stacks.Settle(t.Context()); err != nil {
+		t.Fatalf("settle while the lease lasts: %v", err)
+	}
+	r.w.sleep(leaseIsOver)
+	if err := next.stacks.Settle(t.Context()); err != nil {
+		t.Fatalf("settle: %v", err)
+	}
+	return next
+}
+
+// mortal is a replica on a dying store, in a world where all is ready for the crash: a cluster, and the stack "app" if a template is
+// given. witness is another one on the same store.
+func mortal(t *testing.T, answered bool, template string) (r, witness *replica, store *dying) {
+	t.Helper()
+	w := &world{store: kv.NewMemory()}
+	witness = w.start(t, w.store)
+	root, err := witness.iam.EnsureAccount(t.Context(), account, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	witness = witness.as(*root)
+	witness.hosted(t, "demo")
+	if template != "" {
+		wantStatus(t, witness.create(t, "app", template), cfntypes.StackStatusCreateComplete)
+	}
+	store = &dying{Store: w.store, answered: answered, left: -1}
+	return w.start(t, store).as(*root), witness, store
+}
+
+// counts tells what there is by its kind: after a crash, generated names differ.
+func counts(inventory []string) map[string]int {
+	n := map[string]int{}
+	for _, line := range inventory {
+		kind, _, _ := strings.Cut(line, " ")
+		n[kind]++
+	}
+	return n
+}
+
+const crashTemplate = "ci-user.yaml"
+
+// everyStep calls what happens with a replica that dies at each of its writes in turn, until one lives through it all.
+func everyStep(t *testing.T, name string, check func(t *testing.T, answered bool, n int) (survived bool)) {
+	for _, answered := range []bool{false, true} {
+		t.Run(fmt.Sprintf("%s, the last write answered: %t", name, answered), func(t *testing.T) {
+			t.Parallel()
+			for n := 1; ; n++ {
+				if n > 200 {
+					t.Fatal("there is no end of writes")
+				}
+				if check(t, answered, n) {
+					if n < 8 {
+						t.Errorf("there were only %d writes", n)
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+// crash runs something on a replica that dies at its n-th write, and reports whether it was over before.
+func crash(t *testing.T, store *dying, n int, do func() error) bool {
+	t.Helper()
+	store.die(n)
+	err := do()
+	if !store.dead() {
+		if err != nil {
+			t.Fatalf("without a crash: %v", err)
+		}
+		return true
+	}
+	return false
+}
+
+func TestCrashWhileCreating(t *testing.T) {
+	t.Parallel()
+	template := readTemplate(t, crashTemplate)
+	everyStep(t, "create", func(t *testing.T, answered bool, n int) bool {
+		r, _, store := mortal(t, answered, "")
+		survived := crash(t, store, n, func() error {
+			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
+			return err
+		})
+		next := r.settle(t)
+		if !exists(t, next, "app") {
+			if n > 1 {
+				t.Errorf("write %d: there is no stack", n)
+			}
+			return survived
+		}
+		wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusCreateComplete)
+		all := next.inventory(t)
+		if len(all) != 1 || !strings.Contains(all[0], `AmazonS3ReadOnlyAccess"}],1,["push"]`) {
+			t.Fatalf("write %d: there are %q, want one user with a key and a policy", n, all)
+		}
+		next.delete(t, "app")
+		if left := next.inventory(t); len(left) != 0 {
+			t.Fatalf("write %d: the deletion leaves %q", n, left)
+		}
+		return survived
+	})
+}
+
+func TestCrashWhileCreationIsRolledBack(t *testing.T) {
+	t.Parallel()
+	template := broken(t, readTemplate(t, "role-policy.yaml"))
+	everyStep(t, "roll back", func(t *testing.T, answered bool, n int) bool {
+		r, _, store := mortal(t, answered, "")
+		survived := crash(t, store, n, func() error {
+			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
+			return err
+		})
+		next := r.settle(t)
+		if exists(t, next, "app") {
+			wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusRollbackComplete)
+		}
+		if left := next.inventory(t); len(left) != 0 {
+			t.Fatalf("write %d: left are %q", n, left)
+		}
+		return survived
+	})
+}
+
+func TestCrashWhileUpdating(t *testing.T) {
+	t.Parallel()
+	// The update replaces the association and the policy, makes a role and removes another.
+	before := readTemplate(t, "pod-identity.yaml")
+	after := strings.NewReplacer("Namespace: !Ref Namespace", "Namespace: other", "PolicyName: read", "PolicyName: write",
+		"\nResources:\n", "\nResources:\n  Second:\n    Type: AWS::IAM::ManagedPolicy\n    Properties: {PolicyDocument: {Version: '2012-10-17', Statement: []}, Roles: [!Ref Role]}\n").Replace(before)
+	after = strings.Replace(after, "Statement: []", "Statement: [{Effect: Allow, Action: 's3:*', Resource: '*'}]", 1)
+	for _, tc := range []struct {
+		name, template string
+		status         cfntypes.StackStatus
+		undone         bool
+	}{
+		{"update", after, cfntypes.StackStatusUpdateComplete, false},
+		{"update that fails", broken(t, after), cfntypes.StackStatusUpdateRollbackComplete, true},
+	} {
+		everyStep(t, tc.name, func(t *testing.T, answered bool, n int) bool {
+			r, witness, store := mortal(t, answered, before)
+			original := witness.inventory(t)
+			survived := crash(t, store, n, func() error {
+				_, err := r.cfn().UpdateStack(t.Context(), &awscfn.UpdateStackInput{StackName: aws.String("app"), TemplateBody: &tc.template, Capabilities: namedIAM})
+				return err
+			})
+			next := r.settle(t)
+			all := next.inventory(t)
+			switch st := next.stack(t, "app"); {
+			case st.StackStatus == cfntypes.StackStatusCreateComplete: // the update had not begun
+				if n > 1 || !slices.Equal(all, original) {
+					t.Fatalf("write %d: the update is forgotten", n)
+				}
+			case st.StackStatus != tc.status:
+				wantStatus(t, st, tc.status)
+			case tc.undone && !slices.Equal(all, original):
+				t.Fatalf("write %d: there are %q, want %q", n, all, original)
+			case !tc.undone:
+				got := counts(all)
+				if got["role"] != 1 || got["policy"] != 1 || got["association"] != 1 || !strings.Contains(strings.Join(all, "\n"), "association other/app") {
+					t.Fatalf("write %d: there are %q", n, all)
+				}
+			}
+			next.delete(t, "app")
+			if left := next.inventory(t); len(left) != 0 {
+				t.Fatalf("write %d: the deletion leaves %q", n, left)
+			}
+			return survived
+		})
+	}
+}
+
+func TestCrashWhileDeleting(t *testing.T) {
+	t.Parallel()
+	everyStep(t, "delete", func(t *testing.T, answered bool, n int) bool {
+		r, witness, store := mortal(t, answered, readTemplate(t, "target-role.yaml"))
+		id := witness.stack(t, "app").StackId
+		survived := crash(t, store, n, func() error {
+			_, err := r.cfn().DeleteStack(t.Context(), &awscfn.DeleteStackInput{StackName: id})
+			return err
+		})
+		next := r.settle(t)
+		if st := next.stack(t, *id); st.StackStatus == cfntypes.StackStatusCreateComplete { // the deletion had not begun
+			if n > 1 {
+				t.Fatalf("write %d: the deletion is forgotten", n)
+			}
+			return survived
+		}
+		wantStatus(t, next.stack(t, *id), cfntypes.StackStatusDeleteComplete)
+		if left := next.inventory(t); len(left) != 0 {
+			t.Fatalf("write %d: left are %q", n, left)
+		}
+		return survived
+	})
+}
+
+// A role of the same name that was there before is not taken for one that the interrupted attempt has made.
+func TestCrashDoesNotAdoptStrangers(t *testing.T) {
+	t.Parallel()
+	template := `{"Resources":{"Role":{"Type":"AWS::IAM::Role","Properties":{"RoleName":"fixed","AssumeRolePolicyDocument":` + podsTrust + `}}}}`
+	for n := 1; n < 6; n++ {
+		r, witness, store := mortal(t, false, "")
+		other := strings.Replace(template, `"Properties":{`, `"Properties":{"Description":"somebody else's",`, 1)
+		witness.create(t, "other", other)
+		before := witness.inventory(t)
+		r.w.sleep(time.Hour)
+		crash(t, store, n, func() error {
+			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
+			return err
+		})
+		next := r.settle(t)
+		if exists(t, next, "app") {
+			wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusRollbackComplete)
+		}
+		if all := next.inventory(t); !slices.Equal(all, before) {
+			t.Fatalf("write %d: there are %q, want %q", n, all, before)
+		}
+	}
+}
+
+// Two replicas may settle at once: one of them does.
+func TestOneReplicaSettles(t *testing.T) {
+	t.Parallel()
+	template := readTemplate(t, crashTemplate)
+	r, _, store := mortal(t, false, "")
+	store.die(6)
+	if _, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM}); err == nil {
+		t.Fatal("the crash went unnoticed")
+	}
+	r.w.sleep(leaseIsOver)
+	var wg sync.WaitGroup
+	var replicas []*replica
+	for range 3 {
+		replicas = append(replicas, r.w.start(t, r.w.store).as(r.key))
+	}
+	for _, other := range replicas {
+		wg.Go(func() {
+			if err := other.stacks.Settle(t.Context()); err != nil && !errors.Is(err, kv.ErrUnavailable) {
+				t.Errorf("settle: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	wantStatus(t, replicas[0].stack(t, "app"), cfntypes.StackStatusCreateComplete)
+	if complete := replicas[0].reasons(t, "app", "app", "CREATE_COMPLETE"); len(complete) != 1 {
+		t.Errorf("the stack was completed %d times", len(complete))
+	}
+	if all := replicas[0].inventory(t); len(all) != 1 {
+		t.Errorf("there are %q, want one user", all)
+	}
+}
+
+// exists reports whether a stack of the name exists.
+func exists(t *testing.T, r *replica, name string) bool {
+	t.Helper()
+	list, err := r.cfn().ListStacks(t.Context(), &awscfn.ListStacksInput{StackStatusFilter: notDeleted()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(list.StackSummaries, func(s cfntypes.StackSummary) bool { return *s.StackName == name })
+}
