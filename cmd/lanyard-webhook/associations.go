@@ -30,16 +30,13 @@ func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log
 		}
 		settings.List, settings.Find = f.list, f.find
 	case c.cluster != "":
-		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRetryer(func() aws.Retryer {
+		cfg, err := loadAWS(ctx, awsconfig.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(o *retry.StandardOptions) {
 				o.MaxAttempts, o.MaxBackoff = 2, 100*time.Millisecond // pods wait
 			})
 		}))
 		if err != nil {
-			return nil, fmt.Errorf("load AWS configuration: %w", err)
-		}
-		if cfg.Region == "" {
-			return nil, errors.New("no region: set AWS_REGION")
+			return nil, err
 		}
 		e := eksAssociations{client: eks.NewFromConfig(cfg), cluster: c.cluster}
 		settings.List, settings.Find = e.list, e.find
@@ -47,6 +44,18 @@ func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log
 		return nil, nil
 	}
 	return webhook.NewAssociations(settings), nil
+}
+
+// loadAWS loads the SDK's usual configuration, of which a region is a part.
+func loadAWS(ctx context.Context, options ...func(*awsconfig.LoadOptions) error) (aws.Config, error) {
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return cfg, fmt.Errorf("load AWS configuration: %w", err)
+	}
+	if cfg.Region == "" {
+		return cfg, errors.New("no region: set AWS_REGION")
+	}
+	return cfg, nil
 }
 
 // eksAssociations asks the EKS API, AWS's or Lanyard's.

@@ -20,6 +20,9 @@ import (
 func main() { daemon.Main("lanyard-webhook", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "cleanup" {
+		return runCleanup(ctx, args[1:], stdout, stderr)
+	}
 	c, err := parse(args, stderr)
 	if err != nil {
 		return err
@@ -38,6 +41,13 @@ func version() string {
 	return "unknown"
 }
 
+// The names of what the webhook keeps in its namespace, besides its certificate, unless flags say otherwise.
+const (
+	tlsSecret  = "pod-identity-webhook"
+	keysSecret = "lanyard-webhook-keys"
+	leaseName  = "lanyard-webhook"
+)
+
 // config is what the flags say.
 type config struct {
 	version             bool
@@ -55,6 +65,12 @@ type config struct {
 	caFiles                                    []string      // whose certificates are published to the pods' namespaces
 	reportPeriod                               time.Duration // 0 reports nothing
 	reportExcept                               string        // namespaces, with commas between
+	pushKeys                                   bool
+	keyPeriod, keyRetention                    time.Duration
+	keysSecret                                 string
+	reconcile                                  bool
+	reconcilePeriod                            time.Duration
+	lease                                      string
 	failClosed                                 bool
 	composeRole                                bool
 	account                                    string
@@ -84,7 +100,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.StringVar(&c.tlsKey, "tls-key", "/etc/webhook/certs/tls.key", "`file` with its key")
 	flags.StringVar(&c.service, "service-name", "pod-identity-webhook", "`name` of the service in front of the webhook")
 	flags.StringVar(&c.namespace, "namespace", "eks", "`namespace` of the service and of the secret")
-	flags.StringVar(&c.tlsSecret, "tls-secret", "pod-identity-webhook", "`name` of the secret that keeps the certificate's authority")
+	flags.StringVar(&c.tlsSecret, "tls-secret", tlsSecret, "`name` of the secret that keeps the certificate's authority")
 	flags.StringVar(&c.webhookName, "webhook-configuration", "pod-identity-webhook", "`name` of the MutatingWebhookConfiguration")
 
 	s := &c.settings
@@ -114,6 +130,13 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 
 	flags.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster whose Pod Identity associations are asked for at the EKS API")
 	flags.StringVar(&c.identitiesFile, "watch-container-credentials-config", "", "`file` with the service accounts that use Pod Identity, instead of the EKS API")
+	flags.BoolVar(&c.pushKeys, "push-keys", false, "register the API server's public keys with Lanyard, for --cluster-name, as the API server rotates them")
+	flags.DurationVar(&c.keyPeriod, "key-push-period", 5*time.Second, "`time` from one look at the API server's keys to the next")
+	flags.DurationVar(&c.keyRetention, "key-retention", 24*time.Hour, "`time` that keys stay registered which the API server does not publish any more: as long as tokens live")
+	flags.StringVar(&c.keysSecret, "keys-secret", keysSecret, "`name` of the secret that remembers which keys were pushed")
+	flags.BoolVar(&c.reconcile, "reconcile-associations", false, "have the EKS API have the associations that PodIdentityAssociation resources say, in --cluster-name")
+	flags.DurationVar(&c.reconcilePeriod, "reconcile-period", 5*time.Minute, "`time` after which the association of a resource is looked at again")
+	flags.StringVar(&c.lease, "lease", leaseName, "`name` of the lease by which one replica is chosen to do these two")
 	flags.DurationVar(&c.syncPeriod, "association-sync-period", 15*time.Second, "`time` from one list of all associations to the next")
 	flags.DurationVar(&c.lookupTimeout, "lookup-timeout", 3*time.Second, "`time` that the lookup of a service account or an association may take")
 	flags.BoolVar(&c.failClosed, "fail-closed", false, "refuse pods of which it cannot be told whether they have a role, instead of admitting them with a warning")
@@ -145,6 +168,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 		return nil, errors.New("--cluster-name and --watch-container-credentials-config are two sources of associations: give one")
 	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.stopDelay < 0 || c.reportPeriod < 0:
 		return nil, errors.New("--association-sync-period and --lookup-timeout must be positive, --stop-delay and --report-period not negative")
+	case c.keyPeriod <= 0 || c.keyRetention <= 0 || c.reconcilePeriod <= 0:
+		return nil, errors.New("--key-push-period, --key-retention and --reconcile-period must be positive")
+	case (c.pushKeys || c.reconcile) && c.cluster == "":
+		return nil, errors.New("--push-keys and --reconcile-associations are for --cluster-name, which is missing")
 	case s.CA.Name != "" && s.Endpoint == "":
 		return nil, errors.New("--pod-ca-config-map is for --pod-endpoint-url, which is missing")
 	case len(c.caFiles) > 0 && s.CA.Name == "":

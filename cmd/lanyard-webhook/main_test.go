@@ -24,6 +24,7 @@ func TestParse(t *testing.T) {
 		tlsCert: "/etc/webhook/certs/tls.crt", tlsKey: "/etc/webhook/certs/tls.key",
 		namespace: "eks", service: "pod-identity-webhook", tlsSecret: "pod-identity-webhook", webhookName: "pod-identity-webhook",
 		syncPeriod: 15 * time.Second, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute, reportExcept: "kube-system",
+		keyPeriod: 5 * time.Second, keyRetention: 24 * time.Hour, keysSecret: "lanyard-webhook-keys", reconcilePeriod: 5 * time.Minute, lease: "lanyard-webhook",
 		settings: podspec.Settings{
 			AnnotationPrefix: "eks.amazonaws.com", TokenExpiration: 86400, AgentURI: "http://169.254.170.23/v1/credentials",
 			WebIdentity: podspec.Projection{MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount", Audience: "sts.amazonaws.com"},
@@ -58,6 +59,12 @@ func TestParse(t *testing.T) {
 			c.settings.Endpoint, c.settings.CA.Name, c.caFiles = "https://lanyard.example", "x", []string{"a", "b"}
 		}},
 		{"--cluster-name one --fail-closed -v 4", func(c *config) { c.cluster, c.failClosed, c.logLevel = "one", true, "debug" }},
+		{"--cluster-name one --push-keys --key-push-period 1s --key-retention 1h", func(c *config) {
+			c.cluster, c.pushKeys, c.keyPeriod, c.keyRetention = "one", true, time.Second, time.Hour
+		}},
+		{"--cluster-name one --reconcile-associations --reconcile-period 1m --lease mine", func(c *config) {
+			c.cluster, c.reconcile, c.reconcilePeriod, c.lease = "one", true, time.Minute, "mine"
+		}},
 		{"--v=2", func(*config) {}},
 		{"-v loud", nil},
 		{"--log-level warn", func(c *config) { c.logLevel = "warn" }},
@@ -74,6 +81,12 @@ func TestParse(t *testing.T) {
 		{"--pod-endpoint-url https://lanyard.example --pod-ca-file /ca.pem", nil},
 		{"--report-period -1s", nil},
 		{"--lookup-timeout 0s", nil},
+		{"--push-keys", nil},
+		{"--reconcile-associations", nil},
+		{"--reconcile-associations --watch-container-credentials-config /file", nil},
+		{"--key-push-period 0s", nil},
+		{"--key-retention -1s", nil},
+		{"--reconcile-period 0s", nil},
 		{"--association-sync-period -1s", nil},
 		{"--stop-delay -1s", nil},
 	} {
@@ -100,6 +113,14 @@ func TestCommand(t *testing.T) {
 	}
 	if err := run(t.Context(), []string{"-h"}, &out, &errs); !errors.Is(err, flag.ErrHelp) || !strings.Contains(errs.String(), "-cluster-name") {
 		t.Errorf("-h: %v, %s", err, &errs)
+	}
+	if err := run(t.Context(), []string{"cleanup", "-h"}, &out, &errs); !errors.Is(err, flag.ErrHelp) || !strings.Contains(errs.String(), "-timeout") {
+		t.Errorf("cleanup -h: %v, %s", err, &errs)
+	}
+	for _, args := range [][]string{{"cleanup", "--timeout", "0s"}, {"cleanup", "--port", "443"}, {"cleanup", "everything"}} {
+		if err := run(t.Context(), args, &out, &errs); err == nil {
+			t.Errorf("%q is taken", args)
+		}
 	}
 	if err := run(t.Context(), []string{"--port", "x"}, &out, &errs); !errors.Is(err, daemon.ErrUsage) {
 		t.Errorf("a port that is none: %v", err)

@@ -41,7 +41,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 		return err
 	}
 	klog.SetSlogLogger(log)
-	cluster, err := c.kubernetes()
+	cluster, err := kubernetes(c.kubeAPI, c.kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -54,10 +54,21 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	events := record.NewBroadcaster()
+	events.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: core.Events("")})
+	defer events.Shutdown()
+	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lanyard-webhook"})
+	led, err := c.led(ctx, cluster, core, recorder, metrics, registry, log)
+	if err != nil {
+		return err
+	}
 	accounts := webhook.NewClusterAccounts(webhook.ClusterAccountsConfig{
-		Client: core, AnnotationPrefix: c.settings.AnnotationPrefix, Timeout: c.lookupTimeout, Metrics: metrics,
+		Client: core, AnnotationPrefix: c.settings.AnnotationPrefix, Timeout: c.lookupTimeout, Metrics: metrics, Followed: led.followed,
 	})
 	jobs := []func(context.Context){accounts.Run}
+	if led.run != nil {
+		jobs = append(jobs, led.run)
+	}
 	associations, err := c.associations(ctx, metrics, log)
 	if err != nil {
 		return err
@@ -69,10 +80,6 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	events := record.NewBroadcaster()
-	events.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: core.Events("")})
-	defer events.Shutdown()
-	recorder := events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "lanyard-webhook"})
 	reviews := webhook.Config{
 		Settings: c.settings, Accounts: accounts.Accounts(), Associations: associations, FailClosed: c.failClosed,
 		Event: func(account *corev1.ServiceAccount, reason, message string) {
@@ -143,8 +150,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 }
 
 // kubernetes returns how the API server is reached.
-func (c *config) kubernetes() (*rest.Config, error) {
-	cluster, err := clientcmd.BuildConfigFromFlags(c.kubeAPI, c.kubeconfig)
+func kubernetes(url, kubeconfig string) (*rest.Config, error) {
+	cluster, err := clientcmd.BuildConfigFromFlags(url, kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}

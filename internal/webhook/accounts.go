@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 
@@ -30,6 +31,9 @@ type ClusterAccountsConfig struct {
 	AnnotationPrefix string                       // of the annotations to keep; podspec.AnnotationPrefix when empty
 	Timeout          time.Duration                // of a live lookup; required
 	Metrics          *Metrics                     // required
+	// Followed is called whenever the API server begins to tell of changes, at first and again after it was restarted; nil calls
+	// nobody. It must not block.
+	Followed func()
 }
 
 // NewClusterAccounts returns ClusterAccounts with nothing in memory; Run fills it.
@@ -38,11 +42,20 @@ func NewClusterAccounts(c ClusterAccountsConfig) *ClusterAccounts {
 		c.AnnotationPrefix = podspec.AnnotationPrefix
 	}
 	a := &ClusterAccounts{}
+	source := cache.NewListWatchFromClient(c.Client.RESTClient(), "serviceaccounts", metav1.NamespaceAll, fields.Everything())
+	if follow := source.WatchFuncWithContext; c.Followed != nil {
+		source.WatchFuncWithContext = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			changes, err := follow(ctx, o)
+			if err == nil {
+				c.Followed()
+			}
+			return changes, err
+		}
+	}
 	a.store, a.controller = cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(
-			cache.NewListWatchFromClient(c.Client.RESTClient(), "serviceaccounts", metav1.NamespaceAll, fields.Everything()), c.Client.RESTClient()),
-		ObjectType: &corev1.ServiceAccount{},
-		Handler:    cache.ResourceEventHandlerFuncs{},
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(source, c.Client.RESTClient()),
+		ObjectType:    &corev1.ServiceAccount{},
+		Handler:       cache.ResourceEventHandlerFuncs{},
 		Transform: func(o any) (any, error) {
 			if account, ok := o.(*corev1.ServiceAccount); ok {
 				return trimAccount(account, c.AnnotationPrefix+"/"), nil

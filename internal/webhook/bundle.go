@@ -210,3 +210,24 @@ func (b *Bundles) write(ctx context.Context, namespace string, text []byte, hash
 	}
 	return nil
 }
+
+// DeleteBundles deletes the ConfigMaps of a name that Bundles keep, in all namespaces. Others' of the name stay. It may list and delete
+// those of the name.
+func DeleteBundles(ctx context.Context, configMaps corev1client.ConfigMapsGetter, name string, log *slog.Logger) error {
+	list, err := configMaps.ConfigMaps(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
+		FieldSelector: "metadata.name=" + name, LabelSelector: managedLabel + "=" + managedBy,
+	})
+	if err != nil {
+		return fmt.Errorf("list ConfigMaps: %w", err)
+	}
+	var failed error
+	for _, m := range list.Items {
+		err := configMaps.ConfigMaps(m.Namespace).Delete(ctx, m.Name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			failed = errors.Join(failed, fmt.Errorf("delete ConfigMap %s/%s: %w", m.Namespace, m.Name, err))
+			continue
+		}
+		log.Info("ConfigMap deleted", "namespace", m.Namespace, "name", m.Name)
+	}
+	return failed
+}

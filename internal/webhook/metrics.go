@@ -46,6 +46,12 @@ type Metrics struct {
 	lists        *prometheus.CounterVec
 	associations prometheus.Gauge
 	unmutated    prometheus.Gauge
+
+	leading   prometheus.Gauge
+	keyLooks  *prometheus.CounterVec
+	keyPushes *prometheus.CounterVec
+	keys      *prometheus.GaugeVec
+	mismatch  prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them.
@@ -80,10 +86,21 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		unmutated: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "lanyard_webhook_unmutated_pods", Help: "Running pods without the identity that their service account has, as of the last look.",
 		}),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "lanyard_webhook_leading", Help: "1 while this replica does what one replica does at a time."}),
+		keyLooks: counters("lanyard_webhook_key_looks_total",
+			"Looks at the API server's public keys, by result: ok, or error where they were not read, or could not be pushed.", "result"),
+		keyPushes: counters("lanyard_webhook_key_pushes_total", "Pushes of the API server's public keys to Lanyard, by result: ok or error.", "result"),
+		keys: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "lanyard_webhook_keys", Help: "Public keys as of the last push, by state: published, or retained for tokens that still live.",
+		}, []string{"state"}),
+		mismatch: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lanyard_webhook_issuer_mismatch", Help: "1 while the API server has another issuer than the cluster is registered with.",
+		}),
 	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.latencies, m.durations, m.pods, m.missing, m.used,
 		m.reviews, m.requestTime, m.lookups, m.lookupTimes, m.lists, m.associations, m.unmutated,
+		m.leading, m.keyLooks, m.keyPushes, m.keys, m.mismatch,
 	} {
 		if err := r.Register(c); err != nil {
 			return nil, err
@@ -127,10 +144,15 @@ func (m *Metrics) lookedUp(s source, found bool, err error, took time.Duration) 
 	m.lookupTimes.WithLabelValues(string(s)).Observe(took.Seconds())
 }
 
-func (m *Metrics) listed(err error) {
+func (m *Metrics) listed(err error) { count(m.lists, err) }
+func (m *Metrics) looked(err error) { count(m.keyLooks, err) }
+func (m *Metrics) pushed(err error) { count(m.keyPushes, err) }
+
+// count counts what was done by its result, ok or error.
+func count(c *prometheus.CounterVec, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
 	}
-	m.lists.WithLabelValues(result).Inc()
+	c.WithLabelValues(result).Inc()
 }
