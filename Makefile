@@ -11,14 +11,15 @@ demo: build ## Show both ways at work, checked step by step
 	bin/lanyard demo
 
 test: ## Run the tests that need nothing but Go
-	$(GO) test -race -timeout 5m ./...
+	$(GO) test -race -timeout 10m ./...
 	GO=$(GO) test/coverage.sh
 
 e2e: ## Run the tests with the other languages' clients and real Kubernetes, which are installed into .cache/ (ten minutes, once)
 	test/clients/install.sh .cache/clients
+	test/postgres/install.sh .cache/postgres
 	$(GO) run ./test/kubenode/cluster build
 	$(GO) run ./deploy/image/build -arch $$($(GO) env GOARCH) -out .cache/images
-	$(GO) test -race -tags e2e -timeout 15m -count=1 -p 1 ./test ./test/kubenode
+	$(GO) test -race -tags e2e -timeout 30m -count=1 -p 1 ./test ./test/kubenode
 
 cluster: ## Run a Kubernetes cluster of one node until Ctrl-C, in namespaces of its own (Linux, root)
 	$(GO) build -o .cache/kubenode/bin/ ./test/kubenode/cluster
@@ -37,6 +38,7 @@ manifests: ## Write deploy/manifests from the chart
 
 bench: ## Print what requests and decisions cost, as ratios to bare handlers and to Cedar, and what memory, starts and replication do
 	$(GO) test -run '^$$' -bench . -benchtime 2s -count 1 ./test
+	$(GO) test -tags e2e -run '^$$' -bench Admission -benchtime 3x -count 1 ./test
 	$(GO) test -run '^$$' -bench . ./policy
 	$(GO) test -C test/cedar -bench . -benchtime 2s .
 

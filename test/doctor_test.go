@@ -169,7 +169,7 @@ func TestDoctor(t *testing.T) {
 	associate("worker", trustsEKS)
 	w.account("worker", "")
 	w.pod("worker", "node-1", "")
-	w.broken("no agent is installed", "agent", "No agent runs in the cluster", "kubectl apply -k deploy/agent", "-n", "web", "worker")
+	w.broken("no agent is installed", "agent", "No agent runs in the cluster", "helm upgrade --install lanyard deploy/chart", "-n", "web", "worker")
 	w.agent("node-1", "True")
 	w.agent("node-3", "False")
 
@@ -384,9 +384,9 @@ func TestDoctor(t *testing.T) {
 "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": true}}], "ports": [{"port": 8443}]}`)
 	w.broken("an empty caBundle", "webhook's certificate", "is empty", "rollout restart", "-n", "web", "-s", "worker")
 	k.must(http.MethodDelete, "/api/v1/namespaces/lanyard/services/pod-identity-webhook", "")
-	w.broken("no service", "webhook's service", "lanyard/pod-identity-webhook is not there", "kubectl apply -k deploy/webhook", "-n", "web", "-s", "worker")
+	w.broken("no service", "webhook's service", "lanyard/pod-identity-webhook is not there", "helm upgrade --install lanyard deploy/chart", "-n", "web", "-s", "worker")
 	k.must(http.MethodDelete, registrations+"/"+registration.Name, "")
-	w.broken("no registration", "webhook", "There is no MutatingWebhookConfiguration pod-identity-webhook", "kubectl apply -k deploy/webhook", "-n", "web",
+	w.broken("no registration", "webhook", "There is no MutatingWebhookConfiguration pod-identity-webhook", "helm upgrade --install lanyard deploy/chart", "-n", "web",
 		"-s", "worker")
 
 	// Keys that were rotated, and not registered.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -33,7 +34,7 @@ import (
 func (k *apiServer) webhookKubeconfig() string {
 	k.t.Helper()
 	m := readWebhookManifests(k.t)
-	k.must(http.MethodPost, "/api/v1/namespaces", fmt.Sprintf(`{"metadata": {"name": %q}}`, m.kustomization.Namespace))
+	k.must(http.MethodPost, "/api/v1/namespaces", fmt.Sprintf(`{"metadata": {"name": %q}}`, m.account.Namespace))
 	for _, o := range m.objects {
 		if o != runtime.Object(m.registration) {
 			k.create(o)
@@ -83,7 +84,7 @@ func read(t testing.TB, text []byte, into any) {
 }
 
 // startWebhook runs the webhook on free ports until the test ends, and returns its process and its addresses.
-func startWebhook(t *testing.T, s *server, kubeconfig string, args ...string) (cmd *exec.Cmd, reviews, admin string) {
+func startWebhook(t testing.TB, s *server, kubeconfig string, args ...string) (cmd *exec.Cmd, reviews, admin string) {
 	t.Helper()
 	cmd = exec.Command(binary("lanyard-webhook"), append([]string{"--kubeconfig", kubeconfig, "--namespace", "lanyard", "--address", "127.0.0.1",
 		"--port", "0", "--metrics-port", "0", "--cluster-name", "one", "--lookup-timeout", "10s", "--stop-delay", "0s"}, args...)...)
@@ -134,7 +135,7 @@ func startWebhook(t *testing.T, s *server, kubeconfig string, args ...string) (c
 }
 
 // waitReady waits until a webhook says that it is.
-func waitReady(t *testing.T, admin string) {
+func waitReady(t testing.TB, admin string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -549,17 +550,29 @@ func (k *apiServer) bundle() string {
 }
 
 // counts returns a webhook's metrics by their names and labels.
-func counts(t *testing.T, admin string) map[string]float64 {
+func counts(t testing.TB, admin string) map[string]float64 {
 	t.Helper()
 	reply, err := http.Get("http://" + admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reply.Body.Close()
+	text, err := io.ReadAll(reply.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parseCounts(t, text)
+}
+
+// parseCounts reads metrics in Prometheus' text format.
+func parseCounts(t testing.TB, text []byte) map[string]float64 {
+	t.Helper()
 	all := map[string]float64{}
-	for lines := bufio.NewScanner(reply.Body); lines.Scan(); {
-		if i := strings.LastIndexByte(lines.Text(), ' '); i > 0 && !strings.HasPrefix(lines.Text(), "#") {
-			if all[lines.Text()[:i]], err = strconv.ParseFloat(lines.Text()[i+1:], 64); err != nil {
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if i := strings.LastIndexByte(line, ' '); i > 0 && !strings.HasPrefix(line, "#") {
+			var err error
+			if all[line[:i]], err = strconv.ParseFloat(line[i+1:], 64); err != nil {
 				t.Fatal(err)
 			}
 		}

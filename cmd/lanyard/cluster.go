@@ -49,13 +49,17 @@ func newClusterRegister(c *cli) *cobra.Command {
 	var r registration
 	var keys keyInput
 	var provider bool
+	var roles componentRoles
 	cmd := &cobra.Command{
 		Use:   "register NAME",
 		Short: "Register a cluster, with a hosted issuer or with its own",
 		Long: `Register a cluster. Without more, Lanyard hosts the cluster's issuer: it keeps the keys and signs the tokens.
 
-With --kubeconfig, the cluster signs its own tokens: issuer and public keys are read from its API server, and the OIDC provider for
-IRSA is made unless --oidc-provider=false. Nothing is installed in the cluster. Done again, it brings the keys up to date.
+With --kubeconfig, the cluster signs its own tokens: issuer and public keys are read from its API server. The OIDC provider for IRSA is made
+unless --oidc-provider=false, and, unless --roles=false, the roles by which the chart's agent and webhook do their work: each for its own
+service account in --namespace, and for this cluster alone. Nothing is installed in the cluster. Done again, it brings all of it up to date.
+
+Whoever may make PodIdentityAssociation resources in a namespace can use every role that --pass-roles names and that trusts pods.
 
 With --issuer the same is said by hand; the keys come from --jwks or --public-key, or are fetched from the issuer whenever
 they are needed. An issuer need not be reachable where its keys are given.`,
@@ -85,6 +89,12 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 			if !cmd.Flags().Changed("oidc-provider") {
 				provider = keys.fromKubernetes() && strings.HasPrefix(r.Issuer, "https://")
 			}
+			switch {
+			case !cmd.Flags().Changed("roles"):
+				roles.make = provider && keys.fromKubernetes()
+			case roles.make && !provider:
+				return withHint(errors.New("--roles needs the OIDC provider, which the roles trust"), "add --oidc-provider")
+			}
 			cfg, err := c.aws(cmd.Context())
 			if err != nil {
 				return err
@@ -102,6 +112,11 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 						"run the same again when that is mended, or with --oidc-provider=false to do without IRSA")
 				}
 			}
+			if roles.make {
+				if err := roles.ensure(cmd.Context(), cfg, &v); err != nil {
+					return fmt.Errorf("cluster %s is registered, but the roles of the agent and the webhook are not ready: %w", r.Name, err)
+				}
+			}
 			if err := c.printCluster(v); err != nil {
 				return err
 			}
@@ -114,6 +129,7 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "URL of the cluster's own issuer (default: hosted, or that of the API server)")
 	keys.flags(cmd)
 	cmd.Flags().BoolVar(&provider, "oidc-provider", false, "make the OIDC provider that IRSA needs (default: with --kubeconfig)")
+	roles.flags(cmd)
 	cmd.Flags().StringToStringVar(&r.Tags, "tags", nil, "tags, as key=value,…")
 	return cmd
 }
@@ -351,12 +367,16 @@ type clusterView struct {
 	// What `cluster register` has done besides.
 	KeyIDs      []string `json:"keyIds,omitempty"`
 	ProviderARN string   `json:"providerArn,omitempty"`
+	// The roles of the chart's agent and webhook.
+	AgentRoleARN   string `json:"agentRoleArn,omitempty"`
+	WebhookRoleARN string `json:"webhookRoleArn,omitempty"`
 }
 
 func (c *cli) printCluster(v clusterView) error {
 	return c.printFields(v, [][2]string{
 		{"Name", v.Name}, {"ARN", v.ARN}, {"Status", v.Status}, {"Version", v.Version}, {"Issuer", v.Issuer}, {"Age", age(v.CreatedAt)},
 		{"Tags", pairs(v.Tags)}, {"Keys", strings.Join(v.KeyIDs, ", ")}, {"Provider", v.ProviderARN},
+		{"Agent", v.AgentRoleARN}, {"Webhook", v.WebhookRoleARN},
 	})
 }
 

@@ -78,7 +78,7 @@ func checkAgent(f *Facts) Result {
 	case f.Agents.Value == nil:
 		return f.Agents.unknown("the agents")
 	}
-	install := "Install it: `kubectl apply -k deploy/agent`, or on EKS `aws eks create-addon --addon-name eks-pod-identity-agent " +
+	install := "Install it: `helm upgrade --install lanyard deploy/chart`, or on EKS `aws eks create-addon --addon-name eks-pod-identity-agent " +
 		"--cluster-name " + f.Cluster + "`."
 	if len(*f.Agents.Value) == 0 {
 		return broken(install, "No agent runs in the cluster: there is no pod with the label app.kubernetes.io/name=lanyard-agent or "+

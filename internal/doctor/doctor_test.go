@@ -280,7 +280,7 @@ func TestFirstBrokenLink(t *testing.T) {
 			f.Account.Value.Annotations = map[string]string{"eks.amazonaws.com/role-arn": roleARN + "-2"}
 		}, "role ARN", "has role " + roleARN, "kubectl delete pod -n web worker-0"},
 		{"the webhook is not installed", irsa, func(f *doctor.Facts) { unanswered(f); absent(&f.Registration) }, "webhook",
-			"There is no MutatingWebhookConfiguration pod-identity-webhook", "kubectl apply -k deploy/webhook"},
+			"There is no MutatingWebhookConfiguration pod-identity-webhook", "helm upgrade --install lanyard deploy/chart"},
 		{"the webhook is not asked about pods", eks, func(f *doctor.Facts) {
 			unanswered(f)
 			f.Registration.Value.Webhooks[0].Rules[0].Resources = []string{"configmaps"}
@@ -298,7 +298,7 @@ func TestFirstBrokenLink(t *testing.T) {
 			f.Pod.Value.Labels = map[string]string{"eks.amazonaws.com/skip-pod-identity-webhook": ""}
 		}, "webhook's choice", "has the label eks.amazonaws.com/skip-pod-identity-webhook", "Take the label"},
 		{"the webhook has no service", eks, func(f *doctor.Facts) { unanswered(f); absent(&f.Endpoints) }, "webhook's service",
-			"service lanyard/pod-identity-webhook is not there", "kubectl apply -k deploy/webhook"},
+			"service lanyard/pod-identity-webhook is not there", "helm upgrade --install lanyard deploy/chart"},
 		{"no replica of the webhook is ready", eks, func(f *doctor.Facts) { unanswered(f); f.Endpoints = is(0) }, "webhook's service",
 			"has no endpoint that is ready", "kubectl get pods -n lanyard"},
 		{"the caBundle is empty", irsa, func(f *doctor.Facts) {
@@ -481,7 +481,7 @@ func TestFirstBrokenLink(t *testing.T) {
 			setEnv(f, corev1.EnvVar{Name: "AWS_CONTAINER_CREDENTIALS_FULL_URI", Value: "http://169.254.170.23/credentials"})
 		}, "agent's address", "at path /credentials, and it answers at /v1/credentials", "so that the webhook sets it"},
 		{"no agent is installed", eks, func(f *doctor.Facts) { f.Agents = is([]corev1.Pod{}) }, "agent", "No agent runs in the cluster",
-			"kubectl apply -k deploy/agent"},
+			"helm upgrade --install lanyard deploy/chart"},
 		{"no agent is on the pod's node", eks, func(f *doctor.Facts) { f.Agents = is([]corev1.Pod{agentOn("node-2", corev1.ConditionTrue)}) }, "agent",
 			"There is no agent on the pod's node node-1; there are 1 on others", "taints"},
 		{"the agent is not ready", eks, func(f *doctor.Facts) {

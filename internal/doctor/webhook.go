@@ -43,12 +43,12 @@ func (f *Facts) complete() bool {
 func checkRegistration(f *Facts) Result {
 	switch {
 	case f.Registration.Absent:
-		return f.suffers("Install the webhook: `kubectl apply -k deploy/webhook`, or name its registration with --webhook-configuration.",
+		return f.suffers("Install the webhook: `helm upgrade --install lanyard deploy/chart`, or name its registration with --webhook-configuration.",
 			"There is no MutatingWebhookConfiguration %s, so that pods are given nothing.", f.Webhook)
 	case f.Registration.Value == nil:
 		return f.Registration.unknown("the webhook's registration")
 	case len(podWebhooks(f)) == 0:
-		return f.suffers(fmt.Sprintf("Restore its rule, with operation CREATE on resource pods: `kubectl apply -k deploy/webhook`, or "+
+		return f.suffers(fmt.Sprintf("Restore its rule, with operation CREATE on resource pods: `helm upgrade --install lanyard deploy/chart`, or "+
 			"`kubectl edit mutatingwebhookconfiguration %s`.", f.Webhook),
 			"The MutatingWebhookConfiguration %s asks no webhook when pods are created.", f.Webhook)
 	}
@@ -169,7 +169,7 @@ func checkService(f *Facts) Result {
 	name := s.Namespace + "/" + s.Name
 	switch {
 	case f.Endpoints.Absent:
-		return f.suffers("Install the webhook: `kubectl apply -k deploy/webhook`.", "The webhook's service %s is not there.", name)
+		return f.suffers("Install the webhook: `helm upgrade --install lanyard deploy/chart`.", "The webhook's service %s is not there.", name)
 	case f.Endpoints.Value == nil:
 		return f.Endpoints.unknown("the endpoints of the webhook's service " + name)
 	case *f.Endpoints.Value == 0:
