@@ -55,8 +55,8 @@ by AWS_ENDPOINT_URL, AWS_REGION and the usual credentials, which the file "env" 
 	}
 	root.AddCommand(
 		newDevCommand(c), newDemoCommand(c), newRunCommand(c), newTokenCommand(c), newEnvCommand(c),
-		newClusterCommand(c), newAssociationCommand(c), newIRSACommand(c), newOIDCCommand(c), newExplainCommand(c), newSimulateCommand(c),
-		newLintCommand(c), newAccountCommand(c), newVersionCommand(c),
+		newClusterCommand(c), newAssociationCommand(c), newIRSACommand(c), newMigrateCommand(c), newOIDCCommand(c), newExplainCommand(c), newSimulateCommand(c),
+		newDoctorCommand(c), newLintCommand(c), newAccountCommand(c), newEventsCommand(c), newVersionCommand(c),
 	)
 	c.finish(root)
 	return root
