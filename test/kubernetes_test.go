@@ -26,7 +26,7 @@ import (
 
 // apiServer is a running kube-apiserver: no nodes, and so no containers, but service accounts, pods and tokens as they are anywhere.
 type apiServer struct {
-	t          *testing.T
+	t          testing.TB
 	url        string
 	client     *http.Client
 	kubeconfig string
@@ -42,7 +42,7 @@ const (
 )
 
 // startKubernetes runs the API server that `make e2e` builds, over an etcd in this process, until the test ends.
-func startKubernetes(t *testing.T) *apiServer {
+func startKubernetes(t testing.TB) *apiServer {
 	t.Helper()
 	program, err := filepath.Abs("../.cache/kubenode/bin/kube-apiserver")
 	if err != nil {
