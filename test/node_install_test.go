@@ -80,6 +80,8 @@ func (c client) inPod(t *testing.T) []string {
 	return command
 }
 
+// javaTrust runs a command once the certificates that the pod was given are in a trust store, in the pod's own /tmp: programs in Java know no
+// variable that names certificates.
 const javaTrust = `"$0" -importcert -noprompt -alias lanyard -file "$SSL_CERT_FILE" -keystore /tmp/trust -storepass changeit >&2 || exit 1
 export JDK_JAVA_OPTIONS='-Djavax.net.ssl.trustStore=/tmp/trust -Djavax.net.ssl.trustStorePassword=changeit'
 exec "$@"

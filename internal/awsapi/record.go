@@ -74,7 +74,7 @@ func RecordError(e *audit.Event, err error) {
 
 // readOnly reports whether an operation changes nothing. Credentials that are minted change nothing, to CloudTrail.
 func readOnly(operation string) bool {
-	for _, prefix := range []string{"Get", "List", "Describe", "AssumeRole", "Lookup", "Simulate", "Decode"} {
+	for _, prefix := range []string{"Get", "List", "Describe", "AssumeRole", "Lookup", "Simulate", "Decode", "Validate"} {
 		if strings.HasPrefix(operation, prefix) {
 			return true
 		}

@@ -365,10 +365,6 @@ func (s *Service) listEntries(ctx context.Context, c *awsapi.Caller, in *listEnt
 	if err != nil {
 		return nil, err
 	}
-	after, err := readPageToken(in.NextToken)
-	if err != nil {
-		return nil, err
-	}
 	name := ""
 	if in.AssociatedPolicyArn != "" {
 		var ok bool
@@ -376,19 +372,17 @@ func (s *Service) listEntries(ctx context.Context, c *awsapi.Caller, in *listEnt
 			return nil, noSuchPolicy()
 		}
 	}
-	out := &listEntriesOut{AccessEntries: []string{}}
+	var principals []string
 	for key, r := range s.entries.Scan(cluster+"/", "") {
-		principal := strings.TrimPrefix(key, cluster+"/")
-		if _, has := r.Policies[name]; principal <= after || name != "" && !has {
-			continue
+		if _, has := r.Policies[name]; name == "" || has {
+			principals = append(principals, strings.TrimPrefix(key, cluster+"/"))
 		}
-		if len(out.AccessEntries) == pageSize(in.MaxResults) {
-			out.NextToken = pageToken(out.AccessEntries[len(out.AccessEntries)-1])
-			break
-		}
-		out.AccessEntries = append(out.AccessEntries, principal)
 	}
-	return out, nil
+	page, next, err := pageOf(principals, in.MaxResults, in.NextToken)
+	if err != nil {
+		return nil, err
+	}
+	return &listEntriesOut{AccessEntries: list(page), NextToken: next}, nil
 }
 
 type updateEntryIn struct {

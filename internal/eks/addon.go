@@ -365,23 +365,15 @@ func (s *Service) listAddons(ctx context.Context, c *awsapi.Caller, in *listAddo
 	if err != nil {
 		return nil, err
 	}
-	after, err := readPageToken(in.NextToken)
+	var names []string
+	for key := range s.addons.Scan(cluster+"/", "") {
+		names = append(names, strings.TrimPrefix(key, cluster+"/"))
+	}
+	page, next, err := pageOf(names, in.MaxResults, in.NextToken)
 	if err != nil {
 		return nil, err
 	}
-	out := &listAddonsOut{Addons: []string{}}
-	for key := range s.addons.Scan(cluster+"/", "") {
-		name := strings.TrimPrefix(key, cluster+"/")
-		if name <= after {
-			continue
-		}
-		if len(out.Addons) == pageSize(in.MaxResults) {
-			out.NextToken = pageToken(out.Addons[len(out.Addons)-1])
-			break
-		}
-		out.Addons = append(out.Addons, name)
-	}
-	return out, nil
+	return &listAddonsOut{Addons: list(page), NextToken: next}, nil
 }
 
 type updateAddonIn struct {

@@ -49,6 +49,13 @@ func (a *agents) due(key string, now time.Time) bool {
 	return true
 }
 
+// forget has the agent be noted again with its next request.
+func (a *agents) forget(key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.noted, key)
+}
+
 // AgentAsked notes that the agent of a node has asked for a pod's credentials: by such the health of the agent's add-on is told. The
 // node is that of the pod's token. It returns at once; what fails to be written is written with a later request.
 func (s *Service) AgentAsked(c *Cluster, node string) {
@@ -64,6 +71,7 @@ func (s *Service) AgentAsked(c *Cluster, node string) {
 		ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
 		defer cancel()
 		if err := s.noteAgent(ctx, c, key, now); err != nil {
+			s.seen.forget(key)
 			s.log.Warn("agent not noted", "node", node, "cluster", c.ARN, "err", err)
 		}
 	}()
