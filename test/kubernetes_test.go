@@ -39,6 +39,7 @@ type apiServer struct {
 const (
 	kubernetesIssuer = "https://oidc.kubernetes.test/clusters/one"
 	kubernetesToken  = "an-administrator-s-token"
+	controllersToken = "a-controller-s-token" // of a service account that may do as much, but takes its turn
 )
 
 // startKubernetes runs the API server that `make e2e` builds, over an etcd in this process, until the test ends.
@@ -68,7 +69,8 @@ func startKubernetes(t testing.TB) *apiServer {
 		}
 		return path
 	}
-	tokens := write("tokens.csv", []byte(kubernetesToken+",admin,admin,system:masters\n"))
+	tokens := write("tokens.csv", []byte(kubernetesToken+",admin,admin,system:masters\n"+
+		controllersToken+",system:serviceaccount:kube-system:controller,controller,\"system:serviceaccounts,controllers\"\n"))
 	// The API server takes no port 0.
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -170,18 +172,22 @@ func (k *apiServer) ready(certFile string) error {
 		if !roots.AppendCertsFromPEM(cert) {
 			return fmt.Errorf("%s holds no certificate yet", certFile)
 		}
-		k.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+		k.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}}
 	}
 	_, err := k.do(http.MethodGet, "/readyz", "")
 	return err
 }
 
 func (k *apiServer) do(method, path, body string) ([]byte, error) {
+	return k.doAs(kubernetesToken, method, path, body)
+}
+
+func (k *apiServer) doAs(token, method, path, body string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(k.t.Context(), method, k.url+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	r.Header.Set("Authorization", "Bearer "+kubernetesToken)
+	r.Header.Set("Authorization", "Bearer "+token)
 	r.Header.Set("Content-Type", "application/json")
 	reply, err := k.client.Do(r)
 	if err != nil {

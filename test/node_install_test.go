@@ -28,6 +28,7 @@ func TestChartOnANode(t *testing.T) {
 	before := in.everything()
 	in.must("install, and register the cluster", (*installation).begin)
 	in.step("unmodified clients in pods", (*installation).clientsInPods)
+	in.step("tokens are renewed under running pods", (*installation).renewal)
 	in.step("three pods: no token, the default token, a role's", (*installation).tutorial)
 	in.step("the chart's rights", (*installation).rights)
 	in.step("associations as resources", (*installation).resources)

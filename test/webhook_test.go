@@ -179,12 +179,17 @@ func (k *apiServer) register(failurePolicy string, addresses ...string) {
 
 // createPod creates a pod of a service account, and returns what the API server made of it, and its warnings.
 func (k *apiServer) createPod(name, account string) (pod *corev1.Pod, warnings []string, err error) {
+	return k.createPodAs(kubernetesToken, name, account)
+}
+
+// createPodAs is createPod for who has the token.
+func (k *apiServer) createPodAs(token, name, account string) (pod *corev1.Pod, warnings []string, err error) {
 	body := fmt.Sprintf(`{"metadata": {"name": %q}, "spec": {"serviceAccountName": %q, "containers": [{"name": "app", "image": "app"}]}}`, name, account)
 	r, err := http.NewRequestWithContext(k.t.Context(), http.MethodPost, k.url+"/api/v1/namespaces/web/pods", strings.NewReader(body))
 	if err != nil {
 		return nil, nil, err
 	}
-	r.Header.Set("Authorization", "Bearer "+kubernetesToken)
+	r.Header.Set("Authorization", "Bearer "+token)
 	r.Header.Set("Content-Type", "application/json")
 	reply, err := k.client.Do(r)
 	if err != nil {

@@ -400,6 +400,14 @@ func (n *Node) RestartAPIServer(ctx context.Context, flags ...string) error {
 	return n.apiServerReady(ctx)
 }
 
+// RestartKubelet kills the kubelet and starts it again. Pods go on meanwhile. It cannot be done to somebody else's cluster.
+func (n *Node) RestartKubelet() error {
+	if n.process == nil {
+		return fmt.Errorf("%s: the kubelet of somebody else's cluster cannot be restarted", n.kubeconfig)
+	}
+	return n.run(pid1.Program{Name: "kubelet", Args: kubelet(n.config, CgroupRoot(n.config.Dir))})
+}
+
 func (n *Node) apiServerReady(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(n.rest)
 	if err != nil {
