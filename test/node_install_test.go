@@ -171,7 +171,7 @@ func (in *installation) tutorial() {
 // resources makes an association as kubectl's users do.
 func (in *installation) resources() {
 	in.account("kept", "")
-	role := in.role("pods-kept")
+	role := in.role("one-web-kept")
 	in.apply(fmt.Sprintf(`
 apiVersion: lanyard.dev/v1alpha1
 kind: PodIdentityAssociation
@@ -196,7 +196,7 @@ spec: {serviceAccountName: kept, roleARN: %q}
 	if failure != "" {
 		in.Fatalf("it ended with %s\n%s", failure, out)
 	}
-	check(in.T, out, sessionsOf+"pods-kept")
+	check(in.T, out, sessionsOf+"one-web-kept")
 
 	in.kubectl("delete", "podidentityassociation", "-n", web, "kept", "--timeout="+patience.String())
 	if diff := cmp.Diff([]string{"pods"}, in.associations()); diff != "" {

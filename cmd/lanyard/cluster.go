@@ -59,7 +59,8 @@ With --kubeconfig, the cluster signs its own tokens: issuer and public keys are 
 unless --oidc-provider=false, and, unless --roles=false, the roles by which the chart's agent and webhook do their work: each for its own
 service account in --namespace, and for this cluster alone. Nothing is installed in the cluster. Done again, it brings all of it up to date.
 
-Whoever may make PodIdentityAssociation resources in a namespace can use every role that --pass-roles names and that trusts pods.
+Whoever may make PodIdentityAssociation resources in a namespace can use every role that --pass-roles names and that trusts pods: those whose
+names begin with the cluster's and a dash, unless it says otherwise.
 
 With --issuer the same is said by hand; the keys come from --jwks or --public-key, or are fetched from the issuer whenever
 they are needed. An issuer need not be reachable where its keys are given.`,
@@ -94,6 +95,9 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 				roles.make = provider && keys.fromKubernetes()
 			case roles.make && !provider:
 				return withHint(errors.New("--roles needs the OIDC provider, which the roles trust"), "add --oidc-provider")
+			}
+			if !cmd.Flags().Changed("pass-roles") {
+				roles.passable = r.Name + "-*"
 			}
 			cfg, err := c.aws(cmd.Context())
 			if err != nil {

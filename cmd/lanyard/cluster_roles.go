@@ -31,8 +31,8 @@ type componentRoles struct {
 func (r *componentRoles) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&r.make, "roles", false, "make the roles of the chart's agent and webhook (default: with --kubeconfig)")
 	cmd.Flags().StringVar(&r.namespace, "namespace", "lanyard", "namespace that the chart is installed in")
-	cmd.Flags().StringVar(&r.passable, "pass-roles", "*",
-		"pattern of the roles that namespaces may use by PodIdentityAssociation resources, with their path, such as pods/*; empty for none")
+	cmd.Flags().StringVar(&r.passable, "pass-roles", "",
+		"pattern of the roles that namespaces may use by PodIdentityAssociation resources, with their path, such as pods/*; empty for none (default NAME-*)")
 }
 
 // statement is one of a policy.
