@@ -14,16 +14,16 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/localca"},
+	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/handover", "internal/localca", "internal/accesspolicy"},
 	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/tokenreview", "internal/oidc"},
 	{"internal/awsapi"},
-	{"internal/cloudtrail", "internal/iam", "internal/eks", "internal/cloudformation"},
+	{"internal/cloudtrail", "internal/iam", "internal/eks", "internal/cloudformation", "internal/awstest"},
 	{"internal/sts"},
 	{"internal/eksauth"},
-	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook", "internal/associations"},
+	{"internal/gateway", "internal/agent", "internal/intercept", "internal/webhook", "internal/associations", "internal/rolebindings", "internal/kubeaccess"},
 	{"internal/controlplane", "internal/doctor"},
 	{"cmd/lanyard", "cmd/lanyard-server", "cmd/lanyard-agent", "cmd/lanyard-webhook"},
-	{"deploy", "deploy/image", "deploy/image/build", "test/kubenode/internal/pid1", "test/kubenode", "test/kubenode/cluster", "test/kubenode/pause", "test", "test/nodes/loop", "test/soak"},
+	{"deploy", "deploy/image", "deploy/image/build", "test/kubenode/internal/pid1", "test/kubenode", "test/kubenode/cluster", "test/kubenode/pause", "test", "test/nodes/loop", "test/nodes/stay", "test/soak"},
 }
 
 // rooms says which packages a module outside may be imported by, directly or through others.
@@ -35,12 +35,12 @@ var rooms = []struct {
 	{"go.etcd.io/", []string{"internal/kv/etcd"}, true},
 	{"github.com/google/go-containerregistry/", []string{"deploy/image"}, true},
 	{"github.com/jackc/", []string{"internal/audit/postgres", "test"}, true},
-	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "internal/associations", "internal/doctor", "cmd/", "deploy", "test"}, true},
+	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "internal/associations", "internal/rolebindings", "internal/doctor", "cmd/", "deploy", "test"}, true},
 	{"net/http", []string{
-		"internal/idtoken", "internal/tokenreview", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/gateway", "internal/agent", "internal/intercept",
-		"internal/webhook", "internal/daemon", "internal/controlplane", "internal/doctor", "cmd/", "test",
+		"internal/idtoken", "internal/tokenreview", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/awstest", "internal/gateway", "internal/agent", "internal/intercept",
+		"internal/webhook", "internal/kubeaccess", "internal/daemon", "internal/controlplane", "internal/doctor", "cmd/", "test",
 	}, true},
-	{"github.com/aws/", []string{"internal/associations", "internal/doctor", "cmd/", "test"}, true},
+	{"github.com/aws/", []string{"internal/awstest", "internal/associations", "internal/rolebindings", "internal/doctor", "cmd/", "test"}, true},
 }
 
 type pkg struct {
@@ -161,6 +161,15 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 		}
 		if !strings.HasPrefix(p.Doc, want) {
 			t.Errorf("the doc comment of %s begins %q, want %q", rel(p.ImportPath), p.Doc, want)
+		}
+	}
+}
+
+// What tests share is in no binary.
+func TestOnlyTestsImportAwstest(t *testing.T) {
+	for _, p := range load(t) {
+		if slices.Contains(p.Imports, module+"/internal/awstest") {
+			t.Errorf("%s imports internal/awstest", rel(p.ImportPath))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/lanyard-id/lanyard/policy"
@@ -59,6 +60,18 @@ type Caller struct {
 	// TLSVersion and TLSCipher are the connection's as CloudTrail names them, such as TLSv1.3; empty without TLS.
 	TLSVersion, TLSCipher string
 	Time                  time.Time
+	// Via is the service that makes the call for the caller, such as cloudformation; empty for calls by wire.
+	Via string `json:",omitempty"`
+	// SystemTags are what the service in Via tags the resource with that the call makes, with keys that begin with aws:. The caller can
+	// neither bring nor change such tags and needs no permission for them, and they do not count against a quota (AWS General Reference,
+	// "Tagging AWS resources"). No request by wire has any.
+	SystemTags []Tag `json:",omitempty"`
+}
+
+// IsSystemTag reports whether a tag's key is reserved for services: it begins with aws:, in whatever case.
+func IsSystemTag(key string) bool {
+	const prefix = "aws:"
+	return len(key) >= len(prefix) && strings.EqualFold(key[:len(prefix)], prefix)
 }
 
 // Access is one permission that an operation needs.

@@ -319,6 +319,14 @@ func (h *Handler) permit(ctx context.Context, e *event, c *Caller, op *operation
 		return err
 	}
 	for _, a := range needed {
+		if own := a.Context; c.Via != "" {
+			a.Context = func(p *policy.Context) {
+				if own != nil {
+					own(p)
+				}
+				c.CalledVia(p)
+			}
+		}
 		d := h.authorize(ctx, c, a)
 		e.decision = &d
 		if !d.Allowed {

@@ -38,15 +38,10 @@ func (h *Handler) Invoke(ctx context.Context, c *Caller, service, operation stri
 	if op == nil || !op.served {
 		return nil, fmt.Errorf("invoke %s of %s: the operation is not served", operation, service)
 	}
-	e := &event{requestID: NewUUID(), start: time.Now(), service: service, operation: operation}
-	nested := *c
-	nested.RequestID, nested.Service, nested.Operation = e.requestID, service, operation
-	nested.UserAgent, nested.Time = c.Service+viaSuffix, h.auth.now()
-	e.caller = &nested
 	outer, _ := ctx.Value(eventKey{}).(*event)
-	ctx = context.WithValue(ctx, eventKey{}, e)
+	ctx, e := h.nest(ctx, c, service, operation)
 	defer func() { h.settle(ctx, e, outer, err) }()
-	input, output, err := h.invoke(ctx, e, &nested, op, c.Service, in)
+	input, output, err := h.invoke(ctx, e, op, in)
 	if unrecorded := h.record(ctx, e, op, input, output, err); unrecorded != nil {
 		return nil, fmt.Errorf("%w: %w", kv.ErrUnavailable, unrecorded) // it must be called again
 	}
@@ -56,11 +51,39 @@ func (h *Handler) Invoke(ctx context.Context, c *Caller, service, operation stri
 	return op.members(output)
 }
 
+// InvokeRaw is Invoke for the services that no model describes: do does what is asked for, for the caller that it is given, and asks
+// for the permissions itself, as the service's Raw handler does for calls by wire. Like those, the call is not in the audit trail.
+func (h *Handler) InvokeRaw(ctx context.Context, c *Caller, service, operation string, do func(context.Context, *Caller) error) (err error) {
+	outer, _ := ctx.Value(eventKey{}).(*event)
+	ctx, e := h.nest(ctx, c, service, operation)
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(ctx, p)
+		}
+		h.settle(ctx, e, outer, err)
+	}()
+	return do(ctx, e.caller)
+}
+
+// nest begins a call that the service of a caller's request makes for it.
+func (h *Handler) nest(ctx context.Context, c *Caller, service, operation string) (context.Context, *event) {
+	e := &event{requestID: NewUUID(), start: time.Now(), service: service, operation: operation}
+	nested := *c
+	nested.RequestID, nested.Service, nested.Operation, nested.Via = e.requestID, service, operation, c.Service
+	nested.UserAgent, nested.Time = c.Service+viaSuffix, h.auth.now()
+	e.caller = &nested
+	return context.WithValue(ctx, eventKey{}, e), e
+}
+
 // settle leaves the call's log event, and hands its warnings on to the event of the request that it was made for, if any.
 func (h *Handler) settle(ctx context.Context, e, outer *event, err error) {
 	e.status = http.StatusOK
 	if err != nil {
-		wire := h.byName[e.service].toWire(err, e.requestID)
+		s := h.byName[e.service]
+		if s == nil {
+			s = &service{protocol: restJSONProtocol}
+		}
+		wire := s.toWire(err, e.requestID)
 		e.status, e.code, e.err = wire.Status, wire.Code, cause(err)
 	}
 	if outer != nil {
@@ -75,7 +98,7 @@ func (h *Handler) settle(ctx context.Context, e, outer *event, err error) {
 }
 
 // invoke does what is asked for. The input is nil if it does not fit the model. A panic of the operation is an error.
-func (h *Handler) invoke(ctx context.Context, e *event, c *Caller, op *operation, via string, given map[string]any) (in, out any, err error) {
+func (h *Handler) invoke(ctx context.Context, e *event, op *operation, given map[string]any) (in, out any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = panicked(ctx, p)
@@ -85,10 +108,10 @@ func (h *Handler) invoke(ctx context.Context, e *event, c *Caller, op *operation
 	if err := op.decodeMembers(made, given); err != nil {
 		return nil, nil, err
 	}
-	if err := h.permit(ctx, e, c, op.calledVia(via), made); err != nil {
+	if err := h.permit(ctx, e, e.caller, op, made); err != nil {
 		return made, nil, err
 	}
-	out, err = op.impl.call(ctx, c, made)
+	out, err = op.impl.call(ctx, e.caller, made)
 	return made, out, err
 }
 
@@ -130,27 +153,16 @@ func (op *operation) decodeMembers(in any, members map[string]any) error {
 	return nil
 }
 
-// calledVia is the operation as a service calls it for its caller: its permissions are asked for with the keys that say so.
-func (op *operation) calledVia(service string) *operation {
-	principal := service + viaSuffix
-	asked := *op
-	asked.impl.access = func(c *Caller, in any) ([]Access, error) {
-		needed, err := op.impl.access(c, in)
-		for i := range needed {
-			own := needed[i].Context
-			needed[i].Context = func(p *policy.Context) {
-				if own != nil {
-					own(p)
-				}
-				p.Set("aws:ViaAWSService", "true")
-				p.SetList("aws:CalledVia", []string{principal})
-				p.Set("aws:CalledViaFirst", principal)
-				p.Set("aws:CalledViaLast", principal)
-			}
-		}
-		return needed, err
+// CalledVia sets the condition keys of a call that a service makes for its caller; none for calls by wire.
+func (c *Caller) CalledVia(p *policy.Context) {
+	if c.Via == "" {
+		return
 	}
-	return &asked
+	principal := c.Via + viaSuffix
+	p.Set("aws:ViaAWSService", "true")
+	p.SetList("aws:CalledVia", []string{principal})
+	p.Set("aws:CalledViaFirst", principal)
+	p.Set("aws:CalledViaLast", principal)
 }
 
 // refusal gives an *Error its status; other errors stay as they are.

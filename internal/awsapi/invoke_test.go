@@ -3,6 +3,7 @@ package awsapi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -130,5 +131,55 @@ func TestInvoke(t *testing.T) {
 		if _, refusal := errors.AsType[*awsapi.Error](err); err == nil || refusal {
 			t.Errorf("%s: got %v, want a failure of the server", name, err)
 		}
+	}
+}
+
+// What a service without a model does for a caller has the same event as other calls, and errors with their status.
+func TestInvokeRaw(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	handler, err := awsapi.NewHandler(awsapi.HandlerConfig{
+		Authenticator: &awsapi.Authenticator{
+			Credentials: func(context.Context, string, string) (awsapi.Credential, error) { return awsapi.Credential{}, nil },
+		},
+		Authorize: func(context.Context, *awsapi.Caller, awsapi.Access) policy.Decision { return policy.Decision{} },
+		Log:       slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := &awsapi.Caller{
+		Identity:  awsapi.Identity{Kind: policy.User, Account: "111122223333", ARN: "arn:aws:iam::111122223333:user/ann"},
+		RequestID: "outer", Service: "cloudformation", Operation: "CreateStack", Region: "us-east-1",
+	}
+	broken := errors.New("the disk is full")
+	for _, tc := range []struct {
+		name  string
+		do    func() error
+		want  error
+		event string
+	}{
+		{"is done", func() error { return nil }, nil, "service=s3 operation=CreateBucket caller=arn:aws:iam::111122223333:user/ann account=111122223333 region=us-east-1 status=200"},
+		{"is refused", func() error { return &awsapi.Error{Code: "BucketNotEmpty", Status: 409} }, &awsapi.Error{Code: "BucketNotEmpty", Status: 409}, "status=409 code=BucketNotEmpty"},
+		{"fails", func() error { return broken }, broken, "status=500"},
+		{"panics", func() error { panic("the store") }, errors.New("panic: the store"), "status=500"},
+	} {
+		log.Reset()
+		err := handler.InvokeRaw(t.Context(), caller, "s3", "CreateBucket", func(_ context.Context, c *awsapi.Caller) error {
+			if c.Via != "cloudformation" || c.Service != "s3" || c.Operation != "CreateBucket" || c.RequestID == "outer" ||
+				c.UserAgent != "cloudformation.amazonaws.com" {
+				t.Errorf("what %s is called by %+v", tc.name, c)
+			}
+			return tc.do()
+		})
+		if diff := cmp.Diff(fmt.Sprint(tc.want), fmt.Sprint(err)); diff != "" {
+			t.Errorf("what %s (-want +got):\n%s", tc.name, diff)
+		}
+		if !strings.Contains(log.String(), tc.event) {
+			t.Errorf("what %s leaves the event %s", tc.name, log.String())
+		}
+	}
+	if caller.Via != "" || caller.Service != "cloudformation" {
+		t.Errorf("the caller of the request has changed: %+v", caller)
 	}
 }

@@ -1,5 +1,6 @@
 // Package cloudformation makes, changes and removes what a template describes, as far as pods' permissions need it: roles, policies,
-// users and providers of IAM, and pod identity associations of EKS. Everything else is refused by name before anything is made.
+// users and providers of IAM; pod identity associations, add-ons and access entries of EKS; and buckets. Everything else is refused by
+// name before anything is made.
 //
 // A stack's operation is over when the call that began it returns. Each step of it is stored before it is taken and may be taken
 // twice, so that what a crash interrupts is carried on by the next start, or by another replica: see [Service.Settle].
@@ -7,7 +8,6 @@ package cloudformation
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -23,8 +23,12 @@ type Config struct {
 	Partition string           // aws, aws-cn, aws-us-gov, …
 	// Invoke calls another service's operation with the permissions of a caller: see awsapi.Handler.Invoke. Required.
 	Invoke func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error)
-	Now    func() time.Time // time.Now when nil
-	Log    *slog.Logger     // required
+	// Buckets is a call of S3's CreateBucket, HeadBucket or DeleteBucket with the permissions of a caller, in the region of its request;
+	// HeadBucket returns when the bucket was made. Refusals are as those of Invoke. Nil when the server keeps no buckets of its own:
+	// templates that have some are refused.
+	Buckets func(ctx context.Context, c *awsapi.Caller, operation, bucket string) (time.Time, error)
+	Now     func() time.Time // time.Now when nil
+	Log     *slog.Logger     // required
 }
 
 // Service is CloudFormation.
@@ -32,6 +36,7 @@ type Service struct {
 	keyring   *keyring.Keyring
 	partition string
 	invoke    func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error)
+	buckets   func(ctx context.Context, c *awsapi.Caller, operation, bucket string) (time.Time, error)
 	now       func() time.Time
 	log       *slog.Logger
 
@@ -51,7 +56,7 @@ type Service struct {
 // New makes the service and its tables.
 func New(c Config) *Service {
 	s := &Service{
-		keyring: c.Keyring, partition: c.Partition, invoke: c.Invoke, now: c.Now, log: c.Log,
+		keyring: c.Keyring, partition: c.Partition, invoke: c.Invoke, buckets: c.Buckets, now: c.Now, log: c.Log,
 		db:         c.DB,
 		stacks:     kv.NewTable[stackRow](c.DB, "cloudformation-stacks"),
 		names:      kv.NewTable[nameRow](c.DB, "cloudformation-names"),
@@ -98,46 +103,4 @@ func (s *Service) API() awsapi.Service {
 		awsapi.Op("DeleteChangeSet", s.deleteChangeSet, onChangeSet[deleteChangeSetIn](s, "DeleteChangeSet")),
 		awsapi.Op("ListChangeSets", s.listChangeSets, onStack[stackPageIn](s, "ListChangeSets")),
 	}}
-}
-
-// settlePause is how long Start waits between its looks at what was left behind.
-const settlePause = 5 * time.Second
-
-// Start carries on, until ctx ends, what other replicas, or this one before it was started, left behind; and forgets stacks that were
-// deleted long ago. The DB must have started.
-func (s *Service) Start(ctx context.Context) {
-	go func() {
-		for {
-			if err := s.Settle(ctx); err != nil && ctx.Err() == nil {
-				s.log.ErrorContext(ctx, "stacks are left unsettled", slog.Any("err", err))
-			}
-			pause := time.NewTimer(settlePause)
-			select {
-			case <-ctx.Done():
-				pause.Stop()
-				return
-			case <-pause.C:
-			}
-		}
-	}()
-}
-
-// Settle finishes every operation whose replica has abandoned it, which is one that has not taken a step for lease, and forgets what
-// was deleted more than 90 days ago. What another replica takes over meanwhile it leaves alone. The error joins those of the stacks
-// that could not be settled; they remain for the next call.
-func (s *Service) Settle(ctx context.Context) error {
-	var left []string
-	for key := range s.underWay.Get("operation") {
-		left = append(left, key)
-	}
-	var failed []error
-	for _, key := range left {
-		if err := s.takeOver(ctx, key); err != nil {
-			failed = append(failed, err)
-		}
-	}
-	if err := s.forget(ctx); err != nil {
-		failed = append(failed, err)
-	}
-	return errors.Join(failed...)
 }

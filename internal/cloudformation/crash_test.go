@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/lanyard-id/lanyard/internal/kv"
 )
@@ -65,7 +67,7 @@ const leaseIsOver = time.Minute
 // settle starts another replica on the store, and lets it finish what the dead one left.
 func (r *replica) settle(t *testing.T) *replica {
 	t.Helper()
-	next := r.w.start(t, r.w.store).as(r.key)
+	next := r.w.start(t, r.w.store).as(r.Key)
 	if err := next.stacks.Settle(t.Context()); err != nil {
 		t.Fatalf("settle while the lease lasts: %v", err)
 	}
@@ -80,19 +82,14 @@ func (r *replica) settle(t *testing.T) *replica {
 // given. witness is another one on the same store.
 func mortal(t *testing.T, answered bool, template string) (r, witness *replica, store *dying) {
 	t.Helper()
-	w := &world{store: kv.NewMemory()}
-	witness = w.start(t, w.store)
-	root, err := witness.iam.EnsureAccount(t.Context(), account, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	witness = witness.as(*root)
-	witness.hosted(t, "demo")
+	w := newWorld(t)
+	witness = w.root(t)
+	witness.Register(t, "demo")
 	if template != "" {
 		wantStatus(t, witness.create(t, "app", template), cfntypes.StackStatusCreateComplete)
 	}
 	store = &dying{Store: w.store, answered: answered, left: -1}
-	return w.start(t, store).as(*root), witness, store
+	return w.start(t, store).as(witness.Key), witness, store
 }
 
 // counts tells what there is by its kind: after a crash, generated names differ.
@@ -141,23 +138,34 @@ func crash(t *testing.T, store *dying, n int, do func() error) bool {
 	return false
 }
 
+// createdAfterCrash creates the stack "app" on a replica that dies at its n-th write, and returns another that has finished it; nil if
+// the first write was the last, and there is no stack.
+func createdAfterCrash(t *testing.T, answered bool, n int, template string) (next *replica, survived bool) {
+	t.Helper()
+	r, _, store := mortal(t, answered, "")
+	survived = crash(t, store, n, func() error {
+		_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
+		return err
+	})
+	next = r.settle(t)
+	if !exists(t, next, "app") {
+		if n > 1 {
+			t.Errorf("write %d: there is no stack", n)
+		}
+		return nil, survived
+	}
+	wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusCreateComplete)
+	return next, survived
+}
+
 func TestCrashWhileCreating(t *testing.T) {
 	t.Parallel()
 	template := readTemplate(t, crashTemplate)
 	everyStep(t, "create", func(t *testing.T, answered bool, n int) bool {
-		r, _, store := mortal(t, answered, "")
-		survived := crash(t, store, n, func() error {
-			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
-			return err
-		})
-		next := r.settle(t)
-		if !exists(t, next, "app") {
-			if n > 1 {
-				t.Errorf("write %d: there is no stack", n)
-			}
+		next, survived := createdAfterCrash(t, answered, n, template)
+		if next == nil {
 			return survived
 		}
-		wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusCreateComplete)
 		all := next.inventory(t)
 		if len(all) != 1 || !strings.Contains(all[0], `AmazonS3ReadOnlyAccess"}],1,["push"]`) {
 			t.Fatalf("write %d: there are %q, want one user with a key and a policy", n, all)
@@ -262,6 +270,111 @@ func TestCrashWhileDeleting(t *testing.T) {
 	})
 }
 
+// clusterAndStore is a template of an add-on, an access entry and a bucket.
+const clusterAndStore = `Parameters:
+  Version: {Type: String, Default: v1.19.6-eksbuild.1}
+  Group: {Type: String, Default: one}
+Resources:
+  Data: {Type: "AWS::S3::Bucket"}
+  Role:
+    Type: AWS::IAM::Role
+    Properties: {AssumeRolePolicyDocument: {Version: "2012-10-17", Statement: [{Effect: Allow, Principal: {Service: pods.eks.amazonaws.com}, Action: ["sts:AssumeRole", "sts:TagSession"]}]}}
+  Addon:
+    Type: AWS::EKS::Addon
+    Properties:
+      ClusterName: demo
+      AddonName: vpc-cni
+      AddonVersion: !Ref Version
+      PodIdentityAssociations: [{ServiceAccount: aws-node, RoleArn: !GetAtt Role.Arn}]
+  Entry:
+    Type: AWS::EKS::AccessEntry
+    Properties:
+      ClusterName: demo
+      PrincipalArn: !GetAtt Role.Arn
+      KubernetesGroups: [!Ref Group]
+      AccessPolicies: [{PolicyArn: "arn:aws:eks::aws:cluster-access-policy/AmazonEKSViewPolicy", AccessScope: {Type: cluster}}]
+`
+
+// What EKS and S3 keep is made once, and removed, wherever a replica dies on the way.
+func TestCrashWithClusterAndStore(t *testing.T) {
+	t.Parallel()
+	want := map[string]int{"role": 1, "addon": 1, "association": 1, "entry": 1, "bucket": 1}
+	everyStep(t, "create", func(t *testing.T, answered bool, n int) bool {
+		next, survived := createdAfterCrash(t, answered, n, clusterAndStore)
+		if next == nil {
+			return survived
+		}
+		if diff := cmp.Diff(want, counts(next.inventory(t))); diff != "" {
+			t.Fatalf("write %d: (-want +got):\n%s", n, diff)
+		}
+		next.delete(t, "app")
+		if left := next.inventory(t); len(left) != 0 {
+			t.Fatalf("write %d: the deletion leaves %q", n, left)
+		}
+		return survived
+	})
+	everyStep(t, "update that fails", func(t *testing.T, answered bool, n int) bool {
+		r, witness, store := mortal(t, answered, clusterAndStore)
+		original := witness.inventory(t)
+		survived := crash(t, store, n, func() error {
+			_, err := r.cfn().UpdateStack(t.Context(), &awscfn.UpdateStackInput{
+				StackName: aws.String("app"), TemplateBody: aws.String(broken(t, clusterAndStore)), Capabilities: namedIAM,
+				Parameters: parameters("Version", "v1.20.4-eksbuild.1", "Group", "two"),
+			})
+			return err
+		})
+		next := r.settle(t)
+		st := next.stack(t, "app")
+		if n > 1 || st.StackStatus != cfntypes.StackStatusCreateComplete { // else the update had not begun
+			wantStatus(t, st, cfntypes.StackStatusUpdateRollbackComplete)
+		}
+		if diff := cmp.Diff(original, next.inventory(t)); diff != "" {
+			t.Fatalf("write %d: the rollback leaves (-want +got):\n%s", n, diff)
+		}
+		return survived
+	})
+	everyStep(t, "delete", func(t *testing.T, answered bool, n int) bool {
+		r, witness, store := mortal(t, answered, clusterAndStore)
+		id := witness.stack(t, "app").StackId
+		survived := crash(t, store, n, func() error {
+			_, err := r.cfn().DeleteStack(t.Context(), &awscfn.DeleteStackInput{StackName: id})
+			return err
+		})
+		next := r.settle(t)
+		if st := next.stack(t, *id); n > 1 || st.StackStatus != cfntypes.StackStatusCreateComplete {
+			wantStatus(t, st, cfntypes.StackStatusDeleteComplete)
+			if left := next.inventory(t); len(left) != 0 {
+				t.Fatalf("write %d: left are %q", n, left)
+			}
+		}
+		return survived
+	})
+}
+
+// A bucket of the same name that was there before is not taken for one that the interrupted attempt has made.
+func TestCrashDoesNotAdoptBuckets(t *testing.T) {
+	t.Parallel()
+	template := withBucket(`"BucketName":"fixed"`)
+	for n := 1; n < 6; n++ {
+		r, witness, store := mortal(t, false, "")
+		if _, err := witness.s3Client().CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("fixed")}); err != nil {
+			t.Fatal(err)
+		}
+		r.w.sleep(time.Hour)
+		crash(t, store, n, func() error {
+			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template})
+			return err
+		})
+		next := r.settle(t)
+		if exists(t, next, "app") {
+			wantStatus(t, next.stack(t, "app"), cfntypes.StackStatusRollbackComplete)
+		}
+		if all := next.inventory(t); len(all) != 1 || !strings.HasPrefix(all[0], "bucket fixed ") {
+			t.Fatalf("write %d: there are %q, want the bucket", n, all)
+		}
+	}
+}
+
 // A role of the same name that was there before is not taken for one that the interrupted attempt has made.
 func TestCrashDoesNotAdoptStrangers(t *testing.T) {
 	t.Parallel()
@@ -299,7 +412,7 @@ func TestOneReplicaSettles(t *testing.T) {
 	var wg sync.WaitGroup
 	var replicas []*replica
 	for range 3 {
-		replicas = append(replicas, r.w.start(t, r.w.store).as(r.key))
+		replicas = append(replicas, r.w.start(t, r.w.store).as(r.Key))
 	}
 	for _, other := range replicas {
 		wg.Go(func() {

@@ -74,6 +74,23 @@ var scenarios = []struct {
 		file: "target-role.yaml", update: []string{"Target", "arn:aws:iam::444455556666:role/other", "Untagged", "false"},
 		outputs: map[string]string{"ExternalId": "us-east-1/111122223333/demo/data/loader"},
 	},
+	{
+		file: "addon.yaml", update: []string{"Version", "v1.20.4-eksbuild.1", "Prefixes", "false"},
+		outputs: map[string]string{"Ref": "demo|vpc-cni"},
+	},
+	{file: "addon.yaml", update: []string{"Way", "irsa"}},
+	{file: "addon.yaml", params: []string{"Way", "irsa"}, update: []string{"Way", "none"}},
+	{
+		file: "addon.yaml", params: []string{"Way", "none", "Prefixes", ""}, replaced: []string{"Addon"},
+		update: []string{"Way", "none", "Prefixes", "", "Name", "eks-pod-identity-agent", "Version", "v1.3.8-eksbuild.2"},
+	},
+	{
+		file: "access-entry.yaml", update: []string{"Namespaces", "team-c", "Whole", "yes", "Groups", "admins,developers", "Username", "team"},
+		outputs: map[string]string{"Ref": "arn:aws:iam::111122223333:role/app-team|demo"},
+	},
+	{file: "bucket.yaml", update: []string{"Stage", "prod"}, replaced: []string{"Association"}},
+	{file: "bucket.yaml", params: []string{"Bucket", "team-data"}, update: []string{"Bucket", "team-data-2"}, replaced: []string{"AppData"},
+		outputs: map[string]string{"Bucket": "team-data", "Domain": "team-data.s3.us-east-1.amazonaws.com"}},
 }
 
 func TestTemplatesLiveThroughEverything(t *testing.T) {
@@ -82,7 +99,7 @@ func TestTemplatesLiveThroughEverything(t *testing.T) {
 		t.Run(sc.file+" "+strings.Join(sc.update, " "), func(t *testing.T) {
 			t.Parallel()
 			r := newReplica(t)
-			r.hosted(t, "demo")
+			r.Register(t, "demo")
 			if sc.first != "" {
 				wantStatus(t, r.create(t, "base", readTemplate(t, sc.first)), cfntypes.StackStatusCreateComplete)
 			}
@@ -288,7 +305,7 @@ func TestDeletionThatFails(t *testing.T) {
 		st := r.create(t, "app", readTemplate(t, "managed-policy.yaml"))
 		role := r.physical(t, "app", "Role")
 		attach := aws.String("arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess")
-		if _, err := r.iamClient().AttachRolePolicy(t.Context(), &awsiam.AttachRolePolicyInput{RoleName: &role, PolicyArn: attach}); err != nil {
+		if _, err := r.IAM().AttachRolePolicy(t.Context(), &awsiam.AttachRolePolicyInput{RoleName: &role, PolicyArn: attach}); err != nil {
 			t.Fatal(err)
 		}
 		r.delete(t, "app")
@@ -304,7 +321,7 @@ func TestDeletionThatFails(t *testing.T) {
 		left := 0
 		if retain {
 			again.RetainResources, left = []string{"Role"}, 1
-		} else if _, err := r.iamClient().DetachRolePolicy(t.Context(), &awsiam.DetachRolePolicyInput{RoleName: &role, PolicyArn: attach}); err != nil {
+		} else if _, err := r.IAM().DetachRolePolicy(t.Context(), &awsiam.DetachRolePolicyInput{RoleName: &role, PolicyArn: attach}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.cfn().DeleteStack(t.Context(), again); err != nil {
@@ -415,7 +432,7 @@ func TestStackTagsGoOntoResources(t *testing.T) {
 	want := func(pairs ...string) {
 		t.Helper()
 		name := r.physical(t, "app", "User")
-		out, err := r.iamClient().ListUserTags(ctx, &awsiam.ListUserTagsInput{UserName: &name})
+		out, err := r.IAM().ListUserTags(ctx, &awsiam.ListUserTagsInput{UserName: &name})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	awseks "github.com/aws/aws-sdk-go-v2/service/eks"
+	ekstypes "github.com/aws/aws-sdk-go-v2/service/eks/types"
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"github.com/google/go-cmp/cmp"
@@ -134,15 +135,15 @@ func TestEksctlServiceAccountRole(t *testing.T) {
 	if !strings.HasPrefix(roleName, "eksctl-demo-addon-iamserviceaccount-default-") || !strings.Contains(roleName, "-Role1-") || len(roleName) != 64 {
 		t.Errorf("the role's name is %s", roleName)
 	}
-	role, err := r.iamClient().GetRole(ctx, &awsiam.GetRoleInput{RoleName: &roleName})
+	role, err := r.IAM().GetRole(ctx, &awsiam.GetRoleInput{RoleName: &roleName})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantJSON(t, *role.Role.AssumeRolePolicyDocument, irsaTrust)
-	if n := len(role.Role.Tags); n != 4 {
-		t.Errorf("the role has %d tags, want the stack's 4", n)
+	if n := len(role.Role.Tags); n != 7 {
+		t.Errorf("the role has %d tags, want the stack's 4 and CloudFormation's 3", n)
 	}
-	inline, err := r.iamClient().GetRolePolicy(ctx, &awsiam.GetRolePolicyInput{RoleName: &roleName, PolicyName: aws.String(name + "-Policy1")})
+	inline, err := r.IAM().GetRolePolicy(ctx, &awsiam.GetRolePolicyInput{RoleName: &roleName, PolicyName: aws.String(name + "-Policy1")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func TestEksctlServiceAccountRole(t *testing.T) {
 func TestEksctlPodIdentityRole(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t)
-	r.hosted(t, "demo")
+	r.Register(t, "demo")
 	ctx, c := t.Context(), r.cfn()
 
 	// create podidentityassociation
@@ -189,7 +190,7 @@ func TestEksctlPodIdentityRole(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := r.stack(t, name)
-	_, err = r.eksClient().CreatePodIdentityAssociation(ctx, &awseks.CreatePodIdentityAssociationInput{
+	_, err = r.EKS().CreatePodIdentityAssociation(ctx, &awseks.CreatePodIdentityAssociationInput{
 		ClusterName: aws.String("demo"), Namespace: aws.String("default"), ServiceAccount: aws.String("s3-reader"), RoleArn: aws.String(output(t, st, "Role1")),
 	})
 	if err != nil {
@@ -243,7 +244,7 @@ func TestEksctlPodIdentityRole(t *testing.T) {
 		t.Errorf("after the update: %v, change set %s", after.Outputs, aws.ToString(after.ChangeSetId))
 	}
 	role := r.physical(t, name, "Role1")
-	inline, err := r.iamClient().GetRolePolicy(ctx, &awsiam.GetRolePolicyInput{RoleName: &role, PolicyName: aws.String(name + "-Policy1")})
+	inline, err := r.IAM().GetRolePolicy(ctx, &awsiam.GetRolePolicyInput{RoleName: &role, PolicyName: aws.String(name + "-Policy1")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +272,55 @@ func TestEksctlNamedRole(t *testing.T) {
 	st := r.create(t, name, template)
 	if got := output(t, st, "Role1"); got != "arn:aws:iam::111122223333:role/my-role" {
 		t.Errorf("output Role1 is %s", got)
+	}
+}
+
+// create addon makes a role by a stack of its own for each service account, or one for the add-on by IRSA, and then the add-on.
+func TestEksctlAddonRoles(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, stack, trust string
+		in                 func(role *string) *awseks.CreateAddonInput
+	}{
+		{"by EKS Pod Identity", "eksctl-demo-addon-vpc-cni-podidentityrole-aws-node", podsTrust, func(role *string) *awseks.CreateAddonInput {
+			return &awseks.CreateAddonInput{PodIdentityAssociations: []ekstypes.AddonPodIdentityAssociations{
+				{ServiceAccount: aws.String("aws-node"), RoleArn: role},
+			}}
+		}},
+		{"by IRSA", "eksctl-demo-addon-vpc-cni", irsaTrust, func(role *string) *awseks.CreateAddonInput {
+			return &awseks.CreateAddonInput{ServiceAccountRoleArn: role}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			r := newReplica(t)
+			r.Register(t, "demo")
+			ctx := t.Context()
+			template := eksctlTemplate(tc.trust, "", "ec2:DescribeInstances")
+			_, err := r.cfn().CreateStack(ctx, &awscfn.CreateStackInput{
+				StackName: &tc.stack, TemplateBody: &template, Capabilities: []cfntypes.Capability{"CAPABILITY_IAM"}, DisableRollback: aws.Bool(false),
+				EnableTerminationProtection: aws.Bool(true), Tags: eksctlTags("addon-name"),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := tc.in(aws.String(output(t, r.stack(t, tc.stack), "Role1")))
+			in.ClusterName, in.AddonName = aws.String("demo"), aws.String("vpc-cni")
+			if _, err := r.EKS().CreateAddon(ctx, in); err != nil {
+				t.Fatal(err)
+			}
+			all := r.describeAll(t)
+			if len(all) != 1 || !hasTag(all[0], "alpha.eksctl.io/addon-name", "default/s3-reader") {
+				t.Errorf("got stacks %v", all)
+			}
+			if _, err := r.EKS().DeleteAddon(ctx, &awseks.DeleteAddonInput{ClusterName: in.ClusterName, AddonName: in.AddonName}); err != nil {
+				t.Fatal(err)
+			}
+			r.deleteAsEksctl(t, tc.stack)
+			if left := r.inventory(t); len(left) != 0 {
+				t.Errorf("left are %q", left)
+			}
+		})
 	}
 }
 

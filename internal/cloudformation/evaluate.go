@@ -65,10 +65,15 @@ func (e *evaluator) pseudo(name string) (any, bool) {
 	case "AWS::StackName":
 		return e.stack.Name, true
 	case "AWS::URLSuffix":
-		p, _ := arn.PartitionNamed(e.stack.Partition)
-		return p.DNSSuffix, true
+		return urlSuffix(e.stack.Partition), true
 	}
 	return nil, false
+}
+
+// urlSuffix is what the host names of a partition end in.
+func urlSuffix(partition string) string {
+	p, _ := arn.PartitionNamed(partition)
+	return p.DNSSuffix
 }
 
 func (e *evaluator) spend(n int) error {

@@ -19,6 +19,13 @@ func put(to members, name string, p properties, property string) {
 	}
 }
 
+// putSome is put for what operations take only when something is in it.
+func putSome(to members, name string, p properties, property string) {
+	if len(p.byName(property)) > 0 {
+		put(to, name, p, property)
+	}
+}
+
 // tagList is a resource's tags as IAM takes them.
 func tagList(p properties) []any {
 	tags := p.byName("Tags")

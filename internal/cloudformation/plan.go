@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"slices"
 	"strings"
+
+	"github.com/lanyard-id/lanyard/internal/awsapi"
 )
 
 // wanted is a resource as a template and its parameters want it.
@@ -53,17 +55,6 @@ func (s *Service) newEvaluator(t *template, st identity, parameters map[string]s
 	return e
 }
 
-// importValue is the value of an export of the stack's account and region.
-func (s *Service) importValue(st identity, name string) (string, error) {
-	key := st.Account + "/" + st.Region + "/" + name
-	row, ok := s.exports.Get(key)
-	if !ok || row.Stack == stackKey(st) {
-		return "", invalid("No export named %s found.", clip(name))
-	}
-	var value string
-	return value, s.open(key, row.Sealed, &value)
-}
-
 // active reports whether a resource's or an output's condition lets it be.
 func (e *evaluator) active(condition string) (bool, error) {
 	if condition == "" {
@@ -109,6 +100,11 @@ func (e *evaluator) want(r *resource, tags []tag) (*wanted, error) {
 		return nil, err
 	}
 	if r.typ.tagged {
+		for _, key := range sortedKeys(p.byName("Tags")) {
+			if awsapi.IsSystemTag(key) {
+				return nil, reservedTag(key)
+			}
+		}
 		p.withTags("Tags", tags)
 	}
 	if size := len(canonical(p)); size > maxProperties {
@@ -278,16 +274,6 @@ func (e *evaluator) outputs() ([]outputValue, error) {
 	return values, nil
 }
 
-// maxExports is how many outputs of a stack may be exported, and how many exports it may import: all of them change in one
-// transaction.
-const maxExports = 50
-
-func isExportName(name string) bool {
-	return name != "" && len(name) <= 255 && !strings.ContainsFunc(name, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && r != ':' && r != '-'
-	})
-}
-
 // nameFor is the name that a resource will have: the template's, or one like STACK-LOGICALID-XXXXXXXXXXXX, cut to the length that
 // the type allows; empty for types that have no name.
 func nameFor(st identity, w *wanted) string {
@@ -306,5 +292,9 @@ func nameFor(st identity, w *wanted) string {
 	room := w.typ.nameLength - len(suffix) - len("--")
 	logical := w.id[:min(len(w.id), max(room/2, room-len(st.Name)))]
 	stack := st.Name[:min(len(st.Name), room-len(logical))]
-	return stack + "-" + logical + "-" + string(suffix)
+	name := stack + "-" + logical + "-" + string(suffix)
+	if w.typ.lowerCase {
+		return strings.ToLower(name)
+	}
+	return name
 }

@@ -21,6 +21,9 @@ const (
 	textsKind                    // []any of strings
 	tagsKind                     // map[string]any of strings, by key
 	policiesKind                 // map[string]any of documents, by name
+	podRolesKind                 // map[string]any of roles' ARNs, by service account
+	scopesKind                   // map[string]any of access scopes, by the access policy's ARN
+	scopeKind                    // map[string]any: Type, and Namespaces unless there are none
 )
 
 // property is a property that a resource type has.
@@ -161,6 +164,12 @@ func (k kind) String() string {
 		return "JSONArray of Tag"
 	case policiesKind:
 		return "JSONArray of Policy"
+	case podRolesKind:
+		return "JSONArray of PodIdentityAssociation"
+	case scopesKind:
+		return "JSONArray of AccessPolicy"
+	case scopeKind:
+		return "AccessScope"
 	}
 	return "nothing"
 }
@@ -193,8 +202,40 @@ func (k kind) normal(v any) (any, bool) {
 		return byName(v, "Key", "Value", textKind)
 	case policiesKind:
 		return byName(v, "PolicyName", "PolicyDocument", documentKind)
+	case podRolesKind:
+		return byName(v, "ServiceAccount", "RoleArn", textKind)
+	case scopesKind:
+		return byName(v, "PolicyArn", "AccessScope", scopeKind)
+	case scopeKind:
+		return scope(v)
 	}
 	return nil, false
+}
+
+// scope is where an access policy applies. The order of its namespaces does not matter.
+func scope(v any) (any, bool) {
+	object, ok := v.(map[string]any)
+	if hasUnknown(object) {
+		return unknown{}, true
+	}
+	out := make(map[string]any, len(object))
+	for name, member := range object {
+		fits := false
+		switch name {
+		case "Type":
+			out[name], fits = textKind.normal(member)
+		case "Namespaces":
+			out[name], fits = textsKind.normal(member)
+		}
+		ok = ok && fits
+	}
+	if list := properties(out).texts("Namespaces"); len(list) > 0 {
+		slices.Sort(list)
+		out["Namespaces"] = anys(list)
+	} else {
+		delete(out, "Namespaces")
+	}
+	return out, ok && out["Type"] != nil
 }
 
 // document is the text of a policy that is an object, or a text of one.

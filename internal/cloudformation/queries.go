@@ -49,6 +49,14 @@ func (s *Service) allStacks(c *awsapi.Caller) []*stackRow {
 
 func stackID(st *stackRow) string { return st.ID }
 
+// stackNamed finds a stack that a query names.
+func (s *Service) stackNamed(c *awsapi.Caller, name string) (*stackRow, error) {
+	if st, ok := s.findStack(c, name); ok {
+		return st, nil
+	}
+	return nil, noSuchStack(name)
+}
+
 type describeStacksIn struct{ StackName, NextToken string }
 
 func (in *describeStacksIn) stackName() string { return in.StackName }
@@ -62,17 +70,35 @@ type parameterShape struct{ ParameterKey, ParameterValue string }
 
 type outputShape struct{ OutputKey, OutputValue, Description, ExportName string }
 
+// stackName is how answers name a stack.
+type stackName struct{ StackId, StackName string }
+
+func (st *stackRow) named() stackName { return stackName{st.ARN(), st.Name} }
+
+// stackView is what all views of a stack show.
+type stackView struct {
+	stackName
+	CreationTime      time.Time
+	DeletionTime      time.Time
+	LastUpdatedTime   time.Time
+	StackStatus       string
+	StackStatusReason string
+	DriftInformation  driftShape
+	LastOperations    []lastOperation
+}
+
+func (st *stackRow) view() stackView {
+	return stackView{
+		stackName: st.named(), CreationTime: st.Created, DeletionTime: st.Deleted, LastUpdatedTime: st.Updated, StackStatus: st.Status,
+		StackStatusReason: st.Reason, DriftInformation: driftShape{driftNotChecked}, LastOperations: st.LastOperations,
+	}
+}
+
 type stackShape struct {
-	StackId                     string
-	StackName                   string
+	stackView
 	ChangeSetId                 string
 	Description                 string
 	Parameters                  []parameterShape
-	CreationTime                time.Time
-	DeletionTime                time.Time
-	LastUpdatedTime             time.Time
-	StackStatus                 string
-	StackStatusReason           string
 	DisableRollback             bool
 	NotificationARNs            []string
 	TimeoutInMinutes            *int32
@@ -80,9 +106,7 @@ type stackShape struct {
 	Outputs                     []outputShape
 	Tags                        []tag
 	EnableTerminationProtection bool
-	DriftInformation            driftShape
 	RetainExceptOnCreate        *bool
-	LastOperations              []lastOperation
 }
 
 type describeStacksOut struct {
@@ -92,11 +116,8 @@ type describeStacksOut struct {
 
 func (s *Service) stackShape(st *stackRow) (stackShape, error) {
 	shape := stackShape{
-		StackId: st.ARN(), StackName: st.Name, ChangeSetId: st.ChangeSet, Description: st.Description, CreationTime: st.Created,
-		DeletionTime: st.Deleted, LastUpdatedTime: st.Updated, StackStatus: st.Status, StackStatusReason: st.Reason,
-		DisableRollback: st.DisableRollback, NotificationARNs: []string{}, Capabilities: []string{}, Tags: []tag{},
-		EnableTerminationProtection: st.Protected, DriftInformation: driftShape{driftNotChecked},
-		LastOperations: st.LastOperations,
+		stackView: st.view(), ChangeSetId: st.ChangeSet, Description: st.Description, DisableRollback: st.DisableRollback,
+		NotificationARNs: []string{}, Capabilities: []string{}, Tags: []tag{}, EnableTerminationProtection: st.Protected,
 	}
 	if st.Timeout > 0 {
 		shape.TimeoutInMinutes = &st.Timeout
@@ -139,9 +160,9 @@ func (s *Service) describeStacks(_ context.Context, c *awsapi.Caller, in *descri
 	out := &describeStacksOut{Stacks: []stackShape{}}
 	var stacks []*stackRow
 	if in.StackName != "" {
-		st, ok := s.findStack(c, in.StackName)
-		if !ok {
-			return nil, noSuchStack(in.StackName)
+		st, err := s.stackNamed(c, in.StackName)
+		if err != nil {
+			return nil, err
 		}
 		stacks = append(stacks, st)
 	} else {
@@ -167,16 +188,8 @@ type listStacksIn struct {
 }
 
 type stackSummary struct {
-	StackId             string
-	StackName           string
+	stackView
 	TemplateDescription string
-	CreationTime        time.Time
-	LastUpdatedTime     time.Time
-	DeletionTime        time.Time
-	StackStatus         string
-	StackStatusReason   string
-	DriftInformation    driftShape
-	LastOperations      []lastOperation
 }
 
 type listStacksOut struct {
@@ -195,12 +208,7 @@ func (s *Service) listStacks(_ context.Context, c *awsapi.Caller, in *listStacks
 	}
 	out := &listStacksOut{StackSummaries: []stackSummary{}, NextToken: next}
 	for _, st := range stacks {
-		summary := stackSummary{
-			StackId: st.ARN(), StackName: st.Name, TemplateDescription: st.Description, CreationTime: st.Created, LastUpdatedTime: st.Updated,
-			DeletionTime: st.Deleted, StackStatus: st.Status, StackStatusReason: st.Reason, DriftInformation: driftShape{driftNotChecked},
-			LastOperations: st.LastOperations,
-		}
-		out.StackSummaries = append(out.StackSummaries, summary)
+		out.StackSummaries = append(out.StackSummaries, stackSummary{st.view(), st.Description})
 	}
 	return out, nil
 }
@@ -211,9 +219,8 @@ type stackPageIn struct{ StackName, NextToken string }
 func (in *stackPageIn) stackName() string { return in.StackName }
 
 type eventShape struct {
-	StackId              string
+	stackName
 	EventId              string
-	StackName            string
 	LogicalResourceId    string
 	PhysicalResourceId   string
 	ResourceType         string
@@ -246,7 +253,7 @@ func (s *Service) describeStackEvents(_ context.Context, c *awsapi.Caller, in *s
 	out := &stackEventsOut{StackEvents: []eventShape{}, NextToken: next}
 	for _, e := range events {
 		out.StackEvents = append(out.StackEvents, eventShape{
-			StackId: st.ARN(), EventId: e.ID, StackName: st.Name, LogicalResourceId: e.Logical, PhysicalResourceId: e.Physical,
+			stackName: st.named(), EventId: e.ID, LogicalResourceId: e.Logical, PhysicalResourceId: e.Physical,
 			ResourceType: e.Type, Timestamp: e.Time, ResourceStatus: e.Status, ResourceStatusReason: e.Reason, ClientRequestToken: e.Token,
 		})
 	}
@@ -255,22 +262,37 @@ func (s *Service) describeStackEvents(_ context.Context, c *awsapi.Caller, in *s
 
 type resourceDriftShape struct{ StackResourceDriftStatus string }
 
-func notChecked() resourceDriftShape { return resourceDriftShape{driftNotChecked} }
+// resourceView is what all views of a resource show.
+type resourceView struct {
+	LogicalResourceId    string
+	PhysicalResourceId   string
+	ResourceType         string
+	ResourceStatus       string
+	ResourceStatusReason string
+	DriftInformation     resourceDriftShape
+}
+
+func (row *resourceRow) view() resourceView {
+	return resourceView{row.ID, row.Physical, row.Type, row.Status, row.Reason, resourceDriftShape{driftNotChecked}}
+}
+
+// rows are a stack's resources, by their logical IDs.
+func (s *Service) rows(st *stackRow) []*resourceRow {
+	var all []*resourceRow
+	for _, row := range s.resources.Scan(stackKey(st.identity)+"/", "") {
+		all = append(all, row)
+	}
+	return all
+}
 
 type stackResourceIn struct{ StackName, LogicalResourceId string }
 
 func (in *stackResourceIn) stackName() string { return in.StackName }
 
 type resourceDetail struct {
-	StackName            string
-	StackId              string
-	LogicalResourceId    string
-	PhysicalResourceId   string
-	ResourceType         string
+	stackName
+	resourceView
 	LastUpdatedTimestamp time.Time
-	ResourceStatus       string
-	ResourceStatusReason string
-	DriftInformation     resourceDriftShape
 }
 
 type stackResourceOut struct{ StackResourceDetail resourceDetail }
@@ -284,10 +306,7 @@ func (s *Service) describeStackResource(_ context.Context, c *awsapi.Caller, in 
 	if !ok {
 		return nil, invalid("Resource %s does not exist for stack %s", clip(in.LogicalResourceId), st.Name)
 	}
-	return &stackResourceOut{resourceDetail{
-		StackName: st.Name, StackId: st.ARN(), LogicalResourceId: row.ID, PhysicalResourceId: row.Physical, ResourceType: row.Type,
-		LastUpdatedTimestamp: row.Updated, ResourceStatus: row.Status, ResourceStatusReason: row.Reason, DriftInformation: notChecked(),
-	}}, nil
+	return &stackResourceOut{resourceDetail{st.named(), row.view(), row.Updated}}, nil
 }
 
 type stackResourcesIn struct{ StackName, LogicalResourceId, PhysicalResourceId string }
@@ -295,15 +314,9 @@ type stackResourcesIn struct{ StackName, LogicalResourceId, PhysicalResourceId s
 func (in *stackResourcesIn) stackName() string { return in.StackName }
 
 type resourceShape struct {
-	StackName            string
-	StackId              string
-	LogicalResourceId    string
-	PhysicalResourceId   string
-	ResourceType         string
-	Timestamp            time.Time
-	ResourceStatus       string
-	ResourceStatusReason string
-	DriftInformation     resourceDriftShape
+	stackName
+	resourceView
+	Timestamp time.Time
 }
 
 type stackResourcesOut struct{ StackResources []resourceShape }
@@ -313,9 +326,9 @@ func (s *Service) describeStackResources(_ context.Context, c *awsapi.Caller, in
 	var stacks []*stackRow
 	switch {
 	case in.StackName != "":
-		st, ok := s.findStack(c, in.StackName)
-		if !ok {
-			return nil, noSuchStack(in.StackName)
+		st, err := s.stackNamed(c, in.StackName)
+		if err != nil {
+			return nil, err
 		}
 		stacks = append(stacks, st)
 	case in.PhysicalResourceId == "":
@@ -328,37 +341,24 @@ func (s *Service) describeStackResources(_ context.Context, c *awsapi.Caller, in
 	}
 	out := &stackResourcesOut{StackResources: []resourceShape{}}
 	for _, st := range stacks {
-		for _, row := range s.resources.Scan(stackKey(st.identity)+"/", "") {
-			if in.LogicalResourceId != "" && row.ID != in.LogicalResourceId || len(out.StackResources) == pageSize {
-				continue
+		for _, row := range s.rows(st) {
+			if in.LogicalResourceId == "" || row.ID == in.LogicalResourceId {
+				out.StackResources = append(out.StackResources, resourceShape{st.named(), row.view(), row.Updated})
 			}
-			out.StackResources = append(out.StackResources, resourceShape{
-				StackName: st.Name, StackId: st.ARN(), LogicalResourceId: row.ID, PhysicalResourceId: row.Physical, ResourceType: row.Type,
-				Timestamp: row.Updated, ResourceStatus: row.Status, ResourceStatusReason: row.Reason, DriftInformation: notChecked(),
-			})
 		}
 	}
+	out.StackResources = out.StackResources[:min(len(out.StackResources), pageSize)]
 	return out, nil
 }
 
 // has reports whether a stack has a resource with the physical ID.
 func (s *Service) has(st *stackRow, physical string) bool {
-	for _, row := range s.resources.Scan(stackKey(st.identity)+"/", "") {
-		if row.Physical == physical {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.rows(st), func(row *resourceRow) bool { return row.Physical == physical })
 }
 
 type resourceSummary struct {
-	LogicalResourceId    string
-	PhysicalResourceId   string
-	ResourceType         string
+	resourceView
 	LastUpdatedTimestamp time.Time
-	ResourceStatus       string
-	ResourceStatusReason string
-	DriftInformation     resourceDriftShape
 }
 
 type listResourcesOut struct {
@@ -367,24 +367,17 @@ type listResourcesOut struct {
 }
 
 func (s *Service) listStackResources(_ context.Context, c *awsapi.Caller, in *stackPageIn) (*listResourcesOut, error) {
-	st, ok := s.findStack(c, in.StackName)
-	if !ok {
-		return nil, noSuchStack(in.StackName)
+	st, err := s.stackNamed(c, in.StackName)
+	if err != nil {
+		return nil, err
 	}
-	var all []*resourceRow
-	for _, row := range s.resources.Scan(stackKey(st.identity)+"/", "") {
-		all = append(all, row)
-	}
-	rows, next, err := page(all, func(r *resourceRow) string { return r.ID }, in.NextToken)
+	rows, next, err := page(s.rows(st), func(r *resourceRow) string { return r.ID }, in.NextToken)
 	if err != nil {
 		return nil, err
 	}
 	out := &listResourcesOut{StackResourceSummaries: []resourceSummary{}, NextToken: next}
 	for _, row := range rows {
-		out.StackResourceSummaries = append(out.StackResourceSummaries, resourceSummary{
-			LogicalResourceId: row.ID, PhysicalResourceId: row.Physical, ResourceType: row.Type, LastUpdatedTimestamp: row.Updated,
-			ResourceStatus: row.Status, ResourceStatusReason: row.Reason, DriftInformation: notChecked(),
-		})
+		out.StackResourceSummaries = append(out.StackResourceSummaries, resourceSummary{row.view(), row.Updated})
 	}
 	return out, nil
 }
@@ -411,9 +404,9 @@ func (s *Service) getTemplate(_ context.Context, c *awsapi.Caller, in *getTempla
 	if in.StackName == "" {
 		return nil, invalid("Either StackName or ChangeSetName must be specified.")
 	}
-	st, ok := s.findStack(c, in.StackName)
-	if !ok {
-		return nil, noSuchStack(in.StackName)
+	st, err := s.stackNamed(c, in.StackName)
+	if err != nil {
+		return nil, err
 	}
 	row, ok := s.settings.Get(generationKey(stackKey(st.identity), cmp.Or(st.Current, st.Next)))
 	if !ok {
@@ -452,7 +445,7 @@ func (s *Service) validateTemplate(_ context.Context, _ *awsapi.Caller, in *vali
 	if in.TemplateBody == "" {
 		return nil, invalid(noTemplate)
 	}
-	t, err := parseTemplate(in.TemplateBody)
+	t, err := s.parse(in.TemplateBody)
 	if err != nil {
 		return nil, err
 	}
@@ -491,7 +484,7 @@ type templateSummaryOut struct {
 }
 
 func (s *Service) getTemplateSummary(ctx context.Context, c *awsapi.Caller, in *getTemplateSummaryIn) (*templateSummaryOut, error) {
-	text := in.TemplateBody
+	text, parse := in.TemplateBody, s.parse
 	switch {
 	case text == "" && in.StackName == "":
 		return nil, invalid(noTemplate)
@@ -502,9 +495,9 @@ func (s *Service) getTemplateSummary(ctx context.Context, c *awsapi.Caller, in *
 		if err != nil {
 			return nil, err
 		}
-		text = of.TemplateBody
+		text, parse = of.TemplateBody, parseTemplate
 	}
-	t, err := parseTemplate(text)
+	t, err := parse(text)
 	if err != nil {
 		return nil, err
 	}
@@ -525,52 +518,4 @@ func (s *Service) getTemplateSummary(ctx context.Context, c *awsapi.Caller, in *
 		out.Metadata = canonical(t.metadata)
 	}
 	return out, nil
-}
-
-type listExportsIn struct{ NextToken string }
-
-type exportShape struct{ ExportingStackId, Name, Value string }
-
-type listExportsOut struct {
-	Exports   []exportShape
-	NextToken string
-}
-
-func (s *Service) listExports(_ context.Context, c *awsapi.Caller, in *listExportsIn) (*listExportsOut, error) {
-	var all []exportShape
-	for key, row := range s.exports.Scan(scopeOf(c), "") {
-		shape := exportShape{Name: strings.TrimPrefix(key, scopeOf(c))}
-		if err := s.open(key, row.Sealed, &shape.Value); err != nil {
-			return nil, err
-		}
-		if st, ok := s.stacks.Get(row.Stack); ok {
-			shape.ExportingStackId = st.ARN()
-		}
-		all = append(all, shape)
-	}
-	exports, next, err := page(all, func(e exportShape) string { return e.Name }, in.NextToken)
-	return &listExportsOut{exports, next}, err
-}
-
-type listImportsIn struct{ ExportName, NextToken string }
-
-type listImportsOut struct {
-	Imports   []string
-	NextToken string
-}
-
-func (s *Service) listImports(_ context.Context, c *awsapi.Caller, in *listImportsIn) (*listImportsOut, error) {
-	row, ok := s.exports.Get(scopeOf(c) + in.ExportName)
-	if !ok || len(row.Importers) == 0 {
-		return nil, invalid("Export '%s' is not imported by any stack.", clip(in.ExportName))
-	}
-	var names []string
-	for _, key := range row.Importers {
-		if st, ok := s.stacks.Get(key); ok {
-			names = append(names, st.Name)
-		}
-	}
-	slices.Sort(names)
-	imports, next, err := page(names, func(name string) string { return name }, in.NextToken)
-	return &listImportsOut{imports, next}, err
 }

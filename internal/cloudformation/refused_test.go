@@ -2,18 +2,37 @@ package cloudformation_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+
+	"github.com/lanyard-id/lanyard/internal/kv"
 )
 
 const minimalRole = `"Role":{"Type":"AWS::IAM::Role","Properties":{"AssumeRolePolicyDocument":` + podsTrust + `}}`
 
 // withRole is a template of one role and other parts.
 func withRole(parts string) string { return `{"Resources":{` + minimalRole + `}` + parts + `}` }
+
+// withBucket is a template of a bucket with a property.
+func withBucket(property string) string {
+	return `{"Resources":{"Data":{"Type":"AWS::S3::Bucket","Properties":{` + property + `}}}}`
+}
+
+// withAddon is a template of an add-on with a property.
+func withAddon(property string) string {
+	return `{"Resources":{"Addon":{"Type":"AWS::EKS::Addon","Properties":{"ClusterName":"demo","AddonName":"vpc-cni",` + property + `}}}}`
+}
+
+// withEntry is a template of an access entry with access policies.
+func withEntry(policies string) string {
+	return `{"Resources":{"E":{"Type":"AWS::EKS::AccessEntry","Properties":{"ClusterName":"demo","PrincipalArn":"arn:aws:iam::111122223333:root",` +
+		`"AccessPolicies":` + policies + `}}}}`
+}
 
 // withDescription is a template of a role whose description is a value.
 func withDescription(value, parts string) string {
@@ -39,8 +58,8 @@ func TestTemplatesThatAreRefused(t *testing.T) {
 		{"an unknown section", withRole(`,"Extras":{}`), "Invalid template property or properties [Extras]"},
 		{"a transform", withRole(`,"Transform":"AWS::Serverless-2016-10-31"`), "Template format error: this server does not support the section Transform."},
 		{"rules", withRole(`,"Rules":{}`), "Template format error: this server does not support the section Rules."},
-		{"unknown types, all by name", `{"Resources":{"A":{"Type":"AWS::S3::Bucket"},"B":{"Type":"AWS::EC2::VPC"},"C":{"Type":"AWS::S3::Bucket"}}}`,
-			"Template format error: Unrecognized resource types: [AWS::EC2::VPC, AWS::S3::Bucket]"},
+		{"unknown types, all by name", `{"Resources":{"A":{"Type":"AWS::S3::BucketPolicy"},"B":{"Type":"AWS::EC2::VPC"},"C":{"Type":"AWS::S3::BucketPolicy"}}}`,
+			"Template format error: Unrecognized resource types: [AWS::EC2::VPC, AWS::S3::BucketPolicy]"},
 		{"a resource without a type", `{"Resources":{"A":{}}}`, "Template format error: [/Resources/A] Every Resources object must contain a Type member."},
 		{"an unknown attribute of a resource", `{"Resources":{"A":{"Type":"AWS::IAM::Role","Foo":1}}}`, "Invalid template resource property 'Foo'"},
 		{"a creation policy", `{"Resources":{"A":{"Type":"AWS::IAM::Role","CreationPolicy":{}}}}`, "Template format error: [/Resources/A] this server does not support the attribute CreationPolicy."},
@@ -52,6 +71,30 @@ func TestTemplatesThatAreRefused(t *testing.T) {
 			"Properties validation failed for resource A with message:\n#: required key [AssumeRolePolicyDocument] not found"},
 		{"a required property that NoValue takes away", `{"Resources":{"A":{"Type":"AWS::IAM::Role","Properties":{"AssumeRolePolicyDocument":{"Ref":"AWS::NoValue"}}}}}`,
 			"Properties validation failed for resource A with message:\n#: required key [AssumeRolePolicyDocument] not found"},
+		{"a bucket with encryption", withBucket(`"BucketEncryption":{}`),
+			"Properties validation failed for resource Data with message:\n#: extraneous key [BucketEncryption] is not permitted"},
+		{"a bucket with versions", withBucket(`"VersioningConfiguration":{"Status":"Enabled"}`),
+			"Properties validation failed for resource Data with message:\n#: extraneous key [VersioningConfiguration] is not permitted"},
+		{"a bucket with tags", withBucket(`"Tags":[]`),
+			"Properties validation failed for resource Data with message:\n#: extraneous key [Tags] is not permitted"},
+		{"a bucket's address as a web site", `{"Resources":{"Data":{"Type":"AWS::S3::Bucket"}},"Outputs":{"O":{"Value":{"Fn::GetAtt":"Data.WebsiteURL"}}}}`,
+			"Template error: resource Data does not support attribute type WebsiteURL in Fn::GetAtt"},
+		{"an add-on in a namespace of its own", withAddon(`"NamespaceConfig":{"Namespace":"x"}`),
+			"Properties validation failed for resource Addon with message:\n#: extraneous key [NamespaceConfig] is not permitted"},
+		{"an add-on with an association that lacks its role", withAddon(`"PodIdentityAssociations":[{"ServiceAccount":"aws-node"}]`),
+			"Properties validation failed for resource Addon with message:\n#/PodIdentityAssociations: expected type: JSONArray of PodIdentityAssociation"},
+		{"an add-on with a service account twice", withAddon(`"PodIdentityAssociations":[{"ServiceAccount":"a","RoleArn":"b"},{"ServiceAccount":"a","RoleArn":"c"}]`),
+			"Properties validation failed for resource Addon with message:\n#/PodIdentityAssociations: expected type: JSONArray of PodIdentityAssociation"},
+		{"an access entry without a principal", `{"Resources":{"E":{"Type":"AWS::EKS::AccessEntry","Properties":{"ClusterName":"demo"}}}}`,
+			"Properties validation failed for resource E with message:\n#: required key [PrincipalArn] not found"},
+		{"an access policy without a scope", withEntry(`[{"PolicyArn":"a"}]`),
+			"Properties validation failed for resource E with message:\n#/AccessPolicies: expected type: JSONArray of AccessPolicy"},
+		{"an access scope without a type", withEntry(`[{"PolicyArn":"a","AccessScope":{"Namespaces":["x"]}}]`),
+			"Properties validation failed for resource E with message:\n#/AccessPolicies: expected type: JSONArray of AccessPolicy"},
+		{"an access scope with more", withEntry(`[{"PolicyArn":"a","AccessScope":{"Type":"cluster","Labels":["x"]}}]`),
+			"Properties validation failed for resource E with message:\n#/AccessPolicies: expected type: JSONArray of AccessPolicy"},
+		{"a reserved tag", withAddon(`"Tags":[{"Key":"aws:cloudformation:stack-name","Value":"other"}]`),
+			"Tag keys that begin with aws: are reserved for system use: aws:cloudformation:stack-name"},
 		{"a property of another type", withDescription(`["a"]`, ""), "Properties validation failed for resource Role with message:\n#/Description: expected type: String"},
 		{"null", withDescription(`null`, ""), "Template format error: [/Resources] 'null' values are not allowed in templates"},
 		{"a logical ID that is none", `{"Resources":{"a-b":{"Type":"AWS::IAM::Role"}}}`, "Template format error: Resource name 'a-b' is non alphanumeric."},
@@ -228,6 +271,29 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	r.delete(t, "nope") // as in AWS, that is no error
 }
 
+// A server whose S3 is off, or somebody else's, refuses buckets wherever a template is looked at.
+func TestBucketsNeedAStore(t *testing.T) {
+	t.Parallel()
+	for name, objects := range map[string]http.Handler{"no S3": nil, "an S3 elsewhere": http.NotFoundHandler()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := (&world{store: kv.NewMemory(), objects: objects}).root(t)
+			ctx, c, template := t.Context(), r.cfn(), withBucket("")
+			const why = "Template format error: This server does not support the resource type AWS::S3::Bucket: it keeps no buckets of its own."
+			_, err := c.CreateStack(ctx, &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template})
+			wantRefused(t, err, "ValidationError", why)
+			_, err = c.CreateChangeSet(ctx, &awscfn.CreateChangeSetInput{
+				StackName: aws.String("app"), ChangeSetName: aws.String("c"), ChangeSetType: "CREATE", TemplateBody: &template,
+			})
+			wantRefused(t, err, "ValidationError", why)
+			_, err = c.ValidateTemplate(ctx, &awscfn.ValidateTemplateInput{TemplateBody: &template})
+			wantRefused(t, err, "ValidationError", why)
+			_, err = c.GetTemplateSummary(ctx, &awscfn.GetTemplateSummaryInput{TemplateBody: &template})
+			wantRefused(t, err, "ValidationError", why)
+		})
+	}
+}
+
 // A stack's resources take its caller's permissions, as calls by wire do.
 func TestPermissionsAreTheCallers(t *testing.T) {
 	t.Parallel()
@@ -246,7 +312,7 @@ func TestPermissionsAreTheCallers(t *testing.T) {
 	wantRefused(t, err, "AccessDenied", "")
 	_, err = via.cfn().DescribeStacks(t.Context(), &awscfn.DescribeStacksInput{StackName: aws.String("weak")})
 	wantRefused(t, err, "AccessDenied", "")
-	_, err = via.iamClient().ListRoles(t.Context(), nil)
+	_, err = via.IAM().ListRoles(t.Context(), nil)
 	wantRefused(t, err, "AccessDenied", "")
 	via.delete(t, "team-a")
 }

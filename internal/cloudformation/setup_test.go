@@ -1,17 +1,13 @@
 package cloudformation_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,29 +16,38 @@ import (
 	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	awseks "github.com/aws/aws-sdk-go-v2/service/eks"
+	ekstypes "github.com/aws/aws-sdk-go-v2/service/eks/types"
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/smithy-go"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/cloudformation"
-	"github.com/lanyard-id/lanyard/internal/eks"
-	"github.com/lanyard-id/lanyard/internal/iam"
-	"github.com/lanyard-id/lanyard/internal/idtoken"
-	"github.com/lanyard-id/lanyard/internal/keyring"
+	"github.com/lanyard-id/lanyard/internal/gateway"
 	"github.com/lanyard-id/lanyard/internal/kv"
-	"github.com/lanyard-id/lanyard/internal/oidc"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 )
 
 const (
 	account = "111122223333"
-	region  = "us-east-1"
+	region  = awstest.Region
 )
 
-// world is a store, and the clock of the replicas over it.
+// world is a store, the objects of S3, and the clock of the replicas over them.
 type world struct {
-	store  kv.Store
-	offset atomic.Int64 // of the clock, in nanoseconds
+	store   kv.Store
+	objects http.Handler // nil for replicas without S3
+	offset  atomic.Int64 // of the clock, in nanoseconds
+}
+
+// newWorld is a world with all that a server can have.
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	objects, err := gateway.OpenDirectory(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{store: kv.NewMemory(), objects: objects}
 }
 
 func (w *world) time() time.Time { return time.Now().Add(time.Duration(w.offset.Load())) }
@@ -51,143 +56,71 @@ func (w *world) sleep(d time.Duration) { w.offset.Add(int64(d)) }
 
 // replica is one server: the services over a store, and real clients of them with one caller's key.
 type replica struct {
-	w      *world
-	url    string
-	iam    *iam.Service
-	stacks *cloudformation.Service
-	key    sigv4.Credentials
+	awstest.Client
+	w        *world
+	services *awstest.Services
+	stacks   *cloudformation.Service
 }
 
 // start starts a replica over a store, which is the world's or one in front of it.
 func (w *world) start(t testing.TB, store kv.Store) *replica {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	db := kv.NewDB(kv.Config{Store: store, Log: log})
-	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: keyring.MasterKey{1, 2, 3}, Log: log})
-	if err != nil {
-		t.Fatal(err)
+	s := awstest.New(t, awstest.Config{Store: store, Now: w.time})
+	edge := gateway.Config{Authenticator: s.Authenticator(), Authorize: s.IAM.Authorize, Store: w.objects, Log: s.Log}
+	raw := map[string]http.Handler{}
+	if w.objects != nil {
+		raw["s3"] = gateway.NewS3(edge)
 	}
-	issuers := oidc.New(oidc.Config{DB: db, Keyring: ring, BaseURL: "https://oidc.example.com", Now: w.time, Log: log})
-	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: "aws", Now: w.time, Log: log})
-	clusters := eks.New(eks.Config{
-		DB: db, IAM: users, Issuers: issuers, Partition: "aws", Now: w.time, Log: log,
-		KeyCache: idtoken.NewCache(idtoken.CacheConfig{Client: http.DefaultClient, Now: w.time}),
-	})
 	var handler *awsapi.Handler
 	stacks := cloudformation.New(cloudformation.Config{
-		DB: db, Keyring: ring, Partition: "aws", Now: w.time, Log: log,
+		DB: s.DB, Keyring: s.Keyring, Partition: "aws", Now: w.time, Log: s.Log,
 		Invoke: func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error) {
 			return handler.Invoke(ctx, c, service, operation, in)
 		},
+		Buckets: gateway.NewBuckets(edge, func(
+			ctx context.Context, c *awsapi.Caller, service, operation string, do func(context.Context, *awsapi.Caller) error,
+		) error {
+			return handler.InvokeRaw(ctx, c, service, operation, do)
+		}),
 	})
-	handler, err = awsapi.NewHandler(awsapi.HandlerConfig{
-		Services: []awsapi.Service{
-			users.API(), clusters.API(), stacks.API(),
-			{Model: awsapi.ModelNamed("lanyard"), Operations: append(users.Extension(), clusters.Extension()...)},
-		},
-		Authenticator: &awsapi.Authenticator{
-			Region: region, // by the real clock, as the clients
-			Credentials: func(_ context.Context, id, _ string) (awsapi.Credential, error) {
-				c, ok := users.Credential(id)
-				if !ok {
-					return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey}
-				}
-				return c, nil
-			},
-		},
-		Authorize: users.Authorize,
-		Log:       log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := ring.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return &replica{w: w, url: server.URL, iam: users, stacks: stacks}
+	handler = s.Handler(t, awsapi.HandlerConfig{Services: []awsapi.Service{stacks.API()}, Raw: raw})
+	return &replica{Client: s.Serve(t, handler), w: w, services: s, stacks: stacks}
 }
 
 // newReplica is a world with one replica, as root of the account uses it.
 func newReplica(t testing.TB) *replica {
 	t.Helper()
-	w := &world{store: kv.NewMemory()}
+	return newWorld(t).root(t)
+}
+
+// root is a first replica of the world, as root of the account uses it.
+func (w *world) root(t testing.TB) *replica {
+	t.Helper()
 	r := w.start(t, w.store)
-	root, err := r.iam.EnsureAccount(t.Context(), account, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.as(*root)
+	return r.as(r.services.Root(t, account))
 }
 
 // as is the replica as somebody else uses it.
 func (r *replica) as(key sigv4.Credentials) *replica {
 	copied := *r
-	copied.key = key
+	copied.Key = key
 	return &copied
 }
 
-func (r *replica) credentials() aws.CredentialsProviderFunc {
-	return func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: r.key.AccessKeyID, SecretAccessKey: string(r.key.SecretAccessKey)}, nil
-	}
-}
-
 func (r *replica) cfn() *awscfn.Client {
-	return awscfn.New(awscfn.Options{Region: region, BaseEndpoint: &r.url, Credentials: r.credentials(), Retryer: aws.NopRetryer{}})
+	return awscfn.New(awscfn.Options{Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), Retryer: aws.NopRetryer{}})
 }
 
-func (r *replica) iamClient() *awsiam.Client {
-	return awsiam.New(awsiam.Options{Region: region, BaseEndpoint: &r.url, Credentials: r.credentials(), Retryer: aws.NopRetryer{}})
-}
-
-func (r *replica) eksClient() *awseks.Client {
-	return awseks.New(awseks.Options{Region: region, BaseEndpoint: &r.url, Credentials: r.credentials(), Retryer: aws.NopRetryer{}})
+func (r *replica) s3Client() *awss3.Client {
+	return awss3.New(awss3.Options{
+		Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), Retryer: aws.NopRetryer{}, UsePathStyle: true,
+	})
 }
 
 // user makes a user with these statements, and returns the replica as that user uses it.
 func (r *replica) user(t testing.TB, name, statements string) *replica {
 	t.Helper()
-	c := r.iamClient()
-	if _, err := c.CreateUser(t.Context(), &awsiam.CreateUserInput{UserName: &name}); err != nil {
-		t.Fatal(err)
-	}
-	_, err := c.PutUserPolicy(t.Context(), &awsiam.PutUserPolicyInput{
-		UserName: &name, PolicyName: aws.String("p"), PolicyDocument: aws.String(`{"Version":"2012-10-17","Statement":[` + statements + `]}`),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := c.CreateAccessKey(t.Context(), &awsiam.CreateAccessKeyInput{UserName: &name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.as(sigv4.Credentials{AccessKeyID: *key.AccessKey.AccessKeyId, SecretAccessKey: sigv4.Secret(*key.AccessKey.SecretAccessKey)})
-}
-
-// hosted registers a cluster with a hosted issuer.
-func (r *replica) hosted(t testing.TB, name string) {
-	t.Helper()
-	body := `{"name":"` + name + `"}`
-	req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/lanyard/clusters", bytes.NewReader([]byte(body)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	hash := sha256.Sum256([]byte(body))
-	sigv4.Sign(req, r.key, "lanyard", region, hex.EncodeToString(hash[:]), time.Now())
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	if text, err := io.ReadAll(res.Body); err != nil || res.StatusCode != http.StatusOK {
-		t.Fatalf("register cluster: %s: %s: %v", res.Status, text, err)
-	}
+	return r.as(r.User(t, name, statements))
 }
 
 // parameters writes a stack's parameters: key, value, key, value.
@@ -298,18 +231,42 @@ func (r *replica) reasons(t testing.TB, stack, logical, status string) []string 
 	return reasons
 }
 
-// inventory is everything that IAM and the cluster "demo", if there is one, have: one line each.
+// lines tells what there is, one line each.
+type lines []string
+
+func (l *lines) add(t testing.TB, kind, name string, rest ...any) {
+	t.Helper()
+	text, err := json.Marshal(rest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*l = append(*l, kind+" "+name+" "+string(text))
+}
+
+// inventory is everything that IAM, S3, and the cluster "demo", if there is one, have: one line each.
 func (r *replica) inventory(t testing.TB) []string {
 	t.Helper()
-	ctx, c := t.Context(), r.iamClient()
-	var all []string
-	add := func(kind, name string, rest any) {
-		text, err := json.Marshal(rest)
+	all := new(lines)
+	r.listRoles(t, all)
+	r.listUsers(t, all)
+	r.listRestOfIAM(t, all)
+	r.listCluster(t, all)
+	if r.w.objects != nil {
+		buckets, err := r.s3Client().ListBuckets(t.Context(), &awss3.ListBucketsInput{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, kind+" "+name+" "+string(text))
+		for _, b := range buckets.Buckets {
+			all.add(t, "bucket", *b.Name)
+		}
 	}
+	slices.Sort(*all)
+	return *all
+}
+
+func (r *replica) listRoles(t testing.TB, all *lines) {
+	t.Helper()
+	ctx, c := t.Context(), r.IAM()
 	roles, err := c.ListRoles(ctx, &awsiam.ListRolesInput{})
 	if err != nil {
 		t.Fatal(err)
@@ -335,9 +292,14 @@ func (r *replica) inventory(t testing.TB) []string {
 			}
 			documents = append(documents, name+"="+*p.PolicyDocument)
 		}
-		add("role", *role.RoleName, []any{full.Role.Path, full.Role.AssumeRolePolicyDocument, full.Role.Description, full.Role.MaxSessionDuration,
-			full.Role.Tags, full.Role.PermissionsBoundary, attached.AttachedPolicies, documents})
+		all.add(t, "role", *role.RoleName, full.Role.Path, full.Role.AssumeRolePolicyDocument, full.Role.Description, full.Role.MaxSessionDuration,
+			full.Role.Tags, full.Role.PermissionsBoundary, attached.AttachedPolicies, documents)
 	}
+}
+
+func (r *replica) listUsers(t testing.TB, all *lines) {
+	t.Helper()
+	ctx, c := t.Context(), r.IAM()
 	users, err := c.ListUsers(ctx, &awsiam.ListUsersInput{})
 	if err != nil {
 		t.Fatal(err)
@@ -355,8 +317,13 @@ func (r *replica) inventory(t testing.TB) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		add("user", *user.UserName, []any{attached.AttachedPolicies, len(keys.AccessKeyMetadata), inline.PolicyNames})
+		all.add(t, "user", *user.UserName, attached.AttachedPolicies, len(keys.AccessKeyMetadata), inline.PolicyNames)
 	}
+}
+
+func (r *replica) listRestOfIAM(t testing.TB, all *lines) {
+	t.Helper()
+	ctx, c := t.Context(), r.IAM()
 	policies, err := c.ListPolicies(ctx, &awsiam.ListPoliciesInput{Scope: "Local"})
 	if err != nil {
 		t.Fatal(err)
@@ -366,7 +333,7 @@ func (r *replica) inventory(t testing.TB) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		add("policy", *p.PolicyName, []any{p.Path, v.PolicyVersion.Document, p.AttachmentCount})
+		all.add(t, "policy", *p.PolicyName, p.Path, v.PolicyVersion.Document, p.AttachmentCount)
 	}
 	profiles, err := c.ListInstanceProfiles(ctx, &awsiam.ListInstanceProfilesInput{})
 	if err != nil {
@@ -377,7 +344,7 @@ func (r *replica) inventory(t testing.TB) []string {
 		for _, role := range p.Roles {
 			inside = append(inside, *role.RoleName)
 		}
-		add("profile", *p.InstanceProfileName, inside)
+		all.add(t, "profile", *p.InstanceProfileName, inside)
 	}
 	providers, err := c.ListOpenIDConnectProviders(ctx, &awsiam.ListOpenIDConnectProvidersInput{})
 	if err != nil {
@@ -388,32 +355,66 @@ func (r *replica) inventory(t testing.TB) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		add("provider", *p.Arn, []any{full.ClientIDList, full.ThumbprintList, full.Tags})
+		all.add(t, "provider", *p.Arn, full.ClientIDList, full.ThumbprintList, full.Tags)
 	}
-	associations, err := r.eksClient().ListPodIdentityAssociations(ctx, &awseks.ListPodIdentityAssociationsInput{ClusterName: aws.String("demo")})
-	if err == nil {
-		for _, a := range associations.Associations {
-			full, err := r.eksClient().DescribePodIdentityAssociation(ctx, &awseks.DescribePodIdentityAssociationInput{
-				ClusterName: aws.String("demo"), AssociationId: a.AssociationId,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			add("association", *a.Namespace+"/"+*a.ServiceAccount, []any{full.Association.RoleArn, full.Association.Tags})
-		}
-	}
-	slices.Sort(all)
-	return all
 }
 
-// wantRefused fails the test unless err is a refusal with the code and, when it is not empty, the message.
+// listCluster lists what the cluster "demo" has, but for the access entry of root, who made it.
+func (r *replica) listCluster(t testing.TB, all *lines) {
+	t.Helper()
+	ctx, c, demo := t.Context(), r.EKS(), aws.String("demo")
+	associations, err := c.ListPodIdentityAssociations(ctx, &awseks.ListPodIdentityAssociationsInput{ClusterName: demo})
+	if _, missing := errors.AsType[*ekstypes.ResourceNotFoundException](err); missing {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range associations.Associations {
+		full, err := c.DescribePodIdentityAssociation(ctx, &awseks.DescribePodIdentityAssociationInput{ClusterName: demo, AssociationId: a.AssociationId})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.add(t, "association", *a.Namespace+"/"+*a.ServiceAccount, full.Association.RoleArn, full.Association.Tags, full.Association.OwnerArn != nil)
+	}
+	addons, err := c.ListAddons(ctx, &awseks.ListAddonsInput{ClusterName: demo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range addons.Addons {
+		full, err := c.DescribeAddon(ctx, &awseks.DescribeAddonInput{ClusterName: demo, AddonName: &name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := full.Addon
+		all.add(t, "addon", name, a.AddonVersion, aws.ToString(a.ConfigurationValues), a.ServiceAccountRoleArn, a.Tags, len(a.PodIdentityAssociations))
+	}
+	entries, err := c.ListAccessEntries(ctx, &awseks.ListAccessEntriesInput{ClusterName: demo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, principal := range entries.AccessEntries {
+		if strings.HasSuffix(principal, ":root") {
+			continue
+		}
+		full, err := c.DescribeAccessEntry(ctx, &awseks.DescribeAccessEntryInput{ClusterName: demo, PrincipalArn: &principal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		policies, err := c.ListAssociatedAccessPolicies(ctx, &awseks.ListAssociatedAccessPoliciesInput{ClusterName: demo, PrincipalArn: &principal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var scopes []any
+		for _, p := range policies.AssociatedAccessPolicies {
+			scopes = append(scopes, p.PolicyArn, p.AccessScope.Type, p.AccessScope.Namespaces)
+		}
+		e := full.AccessEntry
+		all.add(t, "entry", principal, e.KubernetesGroups, e.Username, e.Tags, scopes)
+	}
+}
+
 func wantRefused(t testing.TB, err error, code, message string) {
 	t.Helper()
-	refusal, ok := errors.AsType[smithy.APIError](err)
-	if !ok {
-		t.Fatalf("got %v, want %s", err, code)
-	}
-	if refusal.ErrorCode() != code || message != "" && refusal.ErrorMessage() != message {
-		t.Errorf("refused with %s: %s\nwant %s: %s", refusal.ErrorCode(), refusal.ErrorMessage(), code, message)
-	}
+	awstest.WantRefused(t, err, code, message)
 }

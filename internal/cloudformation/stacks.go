@@ -59,7 +59,7 @@ func (s *Service) prepare(st *stackRow, current *target, q request) (*prepared, 
 		return nil, invalid("Either Template URL or Template Body must be specified.")
 	}
 	var err error
-	if p.template, err = parseTemplate(p.settings.Template); err != nil {
+	if p.template, err = s.parse(p.settings.Template); err != nil {
 		return nil, err
 	}
 	if p.parameters, err = p.template.chooseParameters(q.parameters, before.Parameters); err != nil {
@@ -98,12 +98,16 @@ func (s *Service) prepare(st *stackRow, current *target, q request) (*prepared, 
 	return p, nil
 }
 
+func reservedTag(key string) error {
+	return invalid("Tag keys that begin with aws: are reserved for system use: %s", clip(key))
+}
+
 // uniqueTags returns tags by key. Of a key that is there twice the last counts: eksctl's change sets have some.
 func uniqueTags(given []tag) ([]tag, error) {
 	byKey := map[string]string{}
 	for _, t := range given {
-		if len(t.Key) >= 4 && strings.EqualFold(t.Key[:4], "aws:") {
-			return nil, invalid("Tag keys that begin with aws: are reserved for system use: %s", t.Key)
+		if awsapi.IsSystemTag(t.Key) {
+			return nil, reservedTag(t.Key)
 		}
 		byKey[t.Key] = t.Value
 	}
@@ -414,24 +418,6 @@ func (s *Service) deleteStack(ctx context.Context, c *awsapi.Caller, in *deleteS
 		return &struct{}{}, err
 	}
 	return &struct{}{}, s.carryOut(ctx, begun)
-}
-
-// withdrawExports removes a stack's exports as part of tx, or says why they stay.
-func (s *Service) withdrawExports(tx *kv.Tx, st *stackRow) (reason string, err error) {
-	if st.Current == 0 {
-		return "", nil
-	}
-	_, secrets, err := s.generation(stackKey(st.identity), st.Current)
-	if err != nil {
-		return "", err
-	}
-	for _, out := range secrets.Outputs {
-		row, ok := s.exports.Read(tx, st.Account+"/"+st.Region+"/"+out.Export)
-		if ok && row.Stack == stackKey(st.identity) && len(row.Importers) > 0 {
-			return "Delete canceled. " + inUse(out.Export, "deleted", s.stackNames(row.Importers...)), nil
-		}
-	}
-	return "", s.setExports(tx, st, secrets.Outputs, nil)
 }
 
 type updateProtectionIn struct {

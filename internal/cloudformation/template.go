@@ -94,6 +94,23 @@ func parseTemplate(text string) (*template, error) {
 	return t, nil
 }
 
+// noBuckets is why a template with buckets is refused.
+const noBuckets = "This server does not support the resource type AWS::S3::Bucket: it keeps no buckets of its own."
+
+// parse is parseTemplate for the templates of requests: it refuses types that this server cannot make.
+func (s *Service) parse(text string) (*template, error) {
+	t, err := parseTemplate(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range t.resources {
+		if r.typ.bucket && s.buckets == nil {
+			return nil, invalid("Template format error: %s", noBuckets)
+		}
+	}
+	return t, nil
+}
+
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (t *template) readHead(top map[string]any) error {

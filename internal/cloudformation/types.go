@@ -3,6 +3,7 @@ package cloudformation
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/lanyard-id/lanyard/internal/awsapi"
@@ -18,7 +19,9 @@ type resourceType struct {
 	// nameProperty is the property that names the resource, for types that AWS names when it is absent; nameLength bounds the name.
 	nameProperty string
 	nameLength   int
+	lowerCase    bool // names that AWS gives are in lower case
 	tagged       bool // it has a property Tags, onto which the stack's tags go
+	bucket       bool // it takes Config.Buckets
 	// made names the properties that make takes care of; set does the rest.
 	made []string
 	// make makes the resource by one call, so that an error of it means that there is none.
@@ -72,9 +75,10 @@ const (
 
 // actor makes the calls of a stack's operation, for the caller who began it.
 type actor struct {
-	invoke func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error)
-	caller *awsapi.Caller
-	stack  identity
+	invoke  func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error)
+	buckets func(ctx context.Context, c *awsapi.Caller, operation, bucket string) (time.Time, error)
+	caller  *awsapi.Caller
+	stack   identity
 }
 
 // members are the input or the output of a call.
@@ -88,6 +92,14 @@ func (x *actor) eks(ctx context.Context, operation string, in members) (members,
 	return x.invoke(ctx, x.caller, "eks", operation, in)
 }
 
+// bucket is a call about a bucket; nil stands for a server that has none, which began the operation when it had.
+func (x *actor) bucket(ctx context.Context, operation, name string) (time.Time, error) {
+	if x.buckets == nil {
+		return time.Time{}, invalid(noBuckets)
+	}
+	return x.buckets(ctx, x.caller, operation, name)
+}
+
 // quietly is for calls whose end is reached when what they are about is not there.
 func quietly(_ members, err error) error {
 	if isMissing(err) {
@@ -98,7 +110,7 @@ func quietly(_ members, err error) error {
 
 func isMissing(err error) bool {
 	e, ok := errors.AsType[*awsapi.Error](err)
-	return ok && (e.Code == "NoSuchEntity" || e.Code == "ResourceNotFoundException" || e.Code == "NotFoundException")
+	return ok && slices.Contains([]string{"NoSuchEntity", "ResourceNotFoundException", "NotFoundException", "NoSuchBucket"}, e.Code)
 }
 
 // typeNamed finds a resource type; nil for those that are not served.
@@ -122,6 +134,12 @@ func typeNamed(name string) *resourceType {
 		return oidcProviderType()
 	case "AWS::EKS::PodIdentityAssociation":
 		return associationType()
+	case "AWS::EKS::Addon":
+		return addonType()
+	case "AWS::EKS::AccessEntry":
+		return accessEntryType()
+	case "AWS::S3::Bucket":
+		return bucketType()
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/accesspolicy"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/policy"
@@ -42,13 +43,13 @@ type policyRecord struct {
 	Modified   int64    `json:"modified"`
 }
 
-// accessPolicies are the names of the policies that an entry can be given (EKS User Guide, "Review access policy permissions"), in order.
-func accessPolicies() []string {
-	return []string{"AmazonEKSAdminPolicy", "AmazonEKSAdminViewPolicy", "AmazonEKSClusterAdminPolicy", "AmazonEKSEditPolicy", "AmazonEKSViewPolicy"}
+// accessPolicies are the names of the policies that an entry can be given, in order.
+func accessPolicies() (names []string) {
+	for _, p := range accesspolicy.All() {
+		names = append(names, p.Name)
+	}
+	return names
 }
-
-// clusterAdmin is the policy that a cluster's creator is given.
-const clusterAdmin = "AmazonEKSClusterAdminPolicy"
 
 func (s *Service) accessPolicyARN(name string) string {
 	return "arn:" + s.partition + ":eks::aws:cluster-access-policy/" + name
@@ -259,7 +260,7 @@ func (s *Service) createEntry(ctx context.Context, c *awsapi.Caller, in *createE
 		return nil, err
 	}
 	made := &entryRecord{
-		ID: awsapi.NewUUID(), Principal: id, Type: "STANDARD", Username: in.Username, Groups: in.KubernetesGroups, Tags: in.Tags,
+		ID: awsapi.NewUUID(), Principal: id, Type: "STANDARD", Username: in.Username, Groups: in.KubernetesGroups, Tags: tagsOfNew(c, in.Tags),
 		Created: s.now().UnixMilli(), Token: in.ClientRequestToken,
 	}
 	if err := checkEntry(made, in.PrincipalArn); err != nil {
@@ -319,10 +320,8 @@ func checkEntry(r *entryRecord, principal string) error {
 		if len(name) > maxAccessName || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7F }) {
 			return invalidParameter("A username or group has at most %d printable characters.", maxAccessName)
 		}
-		for _, prefix := range []string{"system:", "eks:", "aws:", "amazon:", "iam:", "lanyard:"} {
-			if strings.HasPrefix(name, prefix) {
-				return invalidParameter("The username or group %q may not begin with %s", name, prefix)
-			}
+		if Reserved(name) {
+			return invalidParameter("The username or group %q may not begin with any of: %s", name, strings.Join(reserved(), " "))
 		}
 	}
 	for _, name := range r.Groups {
@@ -334,6 +333,14 @@ func checkEntry(r *entryRecord, principal string) error {
 		return invalidParameter("The username of a role's sessions must have {{SessionName}} in it, so that they can be told apart.")
 	}
 	return nil
+}
+
+// reserved begin the usernames and groups that EKS, Kubernetes and Lanyard keep to themselves.
+func reserved() []string { return []string{"system:", "eks:", "aws:", "amazon:", "iam:", "lanyard:"} }
+
+// Reserved reports whether a Kubernetes username or group is one that no access entry can give.
+func Reserved(name string) bool {
+	return slices.ContainsFunc(reserved(), func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 func (s *Service) describeEntryAccess(c *awsapi.Caller, in *entryIn) ([]awsapi.Access, error) {
@@ -658,6 +665,6 @@ func (s *Service) creatorEntry(c *awsapi.Caller) (principal string, r *entryReco
 	now := s.now().UnixMilli()
 	return principal, &entryRecord{
 		ID: awsapi.NewUUID(), Principal: id, Type: "STANDARD", Created: now,
-		Policies: map[string]policyRecord{clusterAdmin: {Associated: now, Modified: now}},
+		Policies: map[string]policyRecord{accesspolicy.ClusterAdmin: {Associated: now, Modified: now}},
 	}, true
 }

@@ -160,7 +160,7 @@ func (s *Service) createAddon(ctx context.Context, c *awsapi.Caller, in *createA
 	}
 	made := &addonRecord{
 		ID: awsapi.NewUUID(), Version: in.AddonVersion, Namespace: k.Namespace, Role: in.ServiceAccountRoleArn,
-		Configuration: in.ConfigurationValues, Tags: in.Tags, Created: s.now().UnixMilli(), Token: in.ClientRequestToken,
+		Configuration: in.ConfigurationValues, Tags: tagsOfNew(c, in.Tags), Created: s.now().UnixMilli(), Token: in.ClientRequestToken,
 	}
 	if made.Version == "" {
 		made.Version = k.Versions[0]
@@ -387,21 +387,6 @@ type updateAddonIn struct {
 	ServiceAccountRoleArn   *string
 }
 
-type updateOut struct{ Update *updateShape }
-
-type updateShape struct {
-	Id        string
-	Status    string
-	Type      string
-	Params    []updateParamShape
-	CreatedAt time.Time
-	Errors    []updateErrorShape
-}
-
-type updateParamShape struct{ Type, Value string }
-
-type updateErrorShape struct{ ErrorCode, ErrorMessage string }
-
 func (s *Service) updateAddonAccess(c *awsapi.Caller, in *updateAddonIn) ([]awsapi.Access, error) {
 	access := []awsapi.Access{s.addonAccess(c, "eks:UpdateAddon", in.ClusterName, in.AddonName)}
 	irsa := ""
@@ -421,7 +406,8 @@ func (s *Service) updateAddon(ctx context.Context, c *awsapi.Caller, in *updateA
 	if err != nil {
 		return nil, err
 	}
-	update := &updateShape{Id: awsapi.NewUUID(), Status: "Successful", Type: "AddonUpdate", Params: []updateParamShape{}, CreatedAt: s.now(), Errors: []updateErrorShape{}}
+	id := awsapi.NewUUID()
+	update := &updateRecord{Type: "AddonUpdate", Params: []updateParam{}, Addon: addonOwner(in.AddonName, have), Created: s.now().UnixMilli()}
 	apply := func(r *addonRecord) {
 		for _, change := range []struct {
 			name  string
@@ -434,7 +420,7 @@ func (s *Service) updateAddon(ctx context.Context, c *awsapi.Caller, in *updateA
 		} {
 			if change.value != nil {
 				*change.into = *change.value
-				update.Params = append(update.Params, updateParamShape{Type: change.name, Value: *change.value})
+				update.Params = append(update.Params, updateParam{Type: change.name, Value: *change.value})
 			}
 		}
 	}
@@ -444,11 +430,11 @@ func (s *Service) updateAddon(ctx context.Context, c *awsapi.Caller, in *updateA
 		return nil, err
 	}
 	if in.ResolveConflicts != "" {
-		update.Params = append(update.Params, updateParamShape{Type: "ResolveConflicts", Value: in.ResolveConflicts})
+		update.Params = append(update.Params, updateParam{Type: "ResolveConflicts", Value: in.ResolveConflicts})
 	}
 	if in.PodIdentityAssociations != nil {
 		accounts := slices.Sorted(maps.Keys(roles))
-		update.Params = append(update.Params, updateParamShape{Type: "PodIdentityAssociations", Value: "[" + strings.Join(accounts, ", ") + "]"})
+		update.Params = append(update.Params, updateParam{Type: "PodIdentityAssociations", Value: "[" + strings.Join(accounts, ", ") + "]"})
 	}
 	key := addonKey(cluster, in.AddonName)
 	params := update.Params
@@ -462,6 +448,7 @@ func (s *Service) updateAddon(ctx context.Context, c *awsapi.Caller, in *updateA
 		update.Params = params // which apply would tell again
 		changed.Modified = s.now().UnixMilli()
 		s.addons.Write(tx, key, &changed)
+		s.keepUpdate(tx, cluster, id, update)
 		if in.PodIdentityAssociations == nil {
 			return nil
 		}
@@ -471,7 +458,7 @@ func (s *Service) updateAddon(ctx context.Context, c *awsapi.Caller, in *updateA
 	if err != nil {
 		return nil, err
 	}
-	return &updateOut{Update: update}, nil
+	return update.out(id), nil
 }
 
 type deleteAddonIn struct {

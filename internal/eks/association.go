@@ -347,7 +347,7 @@ func (s *Service) createAssociation(ctx context.Context, c *awsapi.Caller, in *c
 	if err != nil {
 		return nil, err
 	}
-	detail := associationDetail{Target: in.TargetRoleArn, NoTags: in.DisableSessionTags, Policy: in.Policy, Tags: in.Tags}
+	detail := associationDetail{Target: in.TargetRoleArn, NoTags: in.DisableSessionTags, Policy: in.Policy, Tags: tagsOfNew(c, in.Tags)}
 	if err := s.checkDetail(&detail); err != nil {
 		return nil, err
 	}

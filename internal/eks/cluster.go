@@ -1,6 +1,7 @@
 package eks
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -29,11 +30,12 @@ import (
 
 // clusterRecord is a cluster as it is stored.
 type clusterRecord struct {
-	HostedID string            `json:"hosted,omitempty"` // the issuer that Lanyard hosts; else
-	Issuer   string            `json:"issuer,omitempty"` // the URL of the cluster's own
-	Keys     *keySet           `json:"jwks,omitempty"`   // registered keys of its own issuer
-	CA       string            `json:"ca"`               // PEM
-	Created  int64             `json:"created"`          // Unix milliseconds
+	HostedID string            `json:"hosted,omitempty"`   // the issuer that Lanyard hosts; else
+	Issuer   string            `json:"issuer,omitempty"`   // the URL of the cluster's own
+	Keys     *keySet           `json:"jwks,omitempty"`     // registered keys of its own issuer
+	Endpoint string            `json:"endpoint,omitempty"` // URL of its API server; empty for one that nobody serves
+	CA       string            `json:"ca"`                 // PEM
+	Created  int64             `json:"created"`            // Unix milliseconds
 	Tags     map[string]string `json:"tags,omitempty"`
 	// Deleting marks a cluster whose deletion has begun: it authenticates nobody, and what is left of it is its
 	// associations. A repeated DeleteCluster finishes.
@@ -336,7 +338,7 @@ func (s *Service) shape(account, region, name string, r *clusterRecord) *cluster
 		CreatedAt:               time.UnixMilli(r.Created),
 		Version:                 settings.Version,
 		PlatformVersion:         platformVersion,
-		Endpoint:                s.endpoint(account, region, name),
+		Endpoint:                cmp.Or(r.Endpoint, s.endpoint(account, region, name)),
 		RoleArn:                 settings.RoleARN,
 		Status:                  status,
 		CertificateAuthority:    certificateShape{Data: base64.StdEncoding.EncodeToString([]byte(r.CA))},
@@ -565,11 +567,12 @@ func (s *Service) addCluster(ctx context.Context, c *awsapi.Caller, name string,
 	}
 	now := s.now()
 	r.Created = now.UnixMilli()
-	ca, err := newCA(now)
-	if err != nil {
-		return nil, err
+	if r.CA == "" {
+		var err error
+		if r.CA, err = newCA(now); err != nil {
+			return nil, err
+		}
 	}
-	r.CA = ca
 	put := func(tx *kv.Tx) error {
 		if _, claimed := s.claims.Read(tx, claimKey(c.Account, r.Issuer)); claimed {
 			return awsapi.Errorf("ResourceInUseException", "A cluster of the account is registered with the issuer %s already.", r.Issuer)
@@ -586,7 +589,7 @@ func (s *Service) addCluster(ctx context.Context, c *awsapi.Caller, name string,
 		put = func(tx *kv.Tx) error { s.issuers.Put(tx, issuer); return nil }
 	}
 	stored := r
-	err = s.db.Update(ctx, func(tx *kv.Tx) error {
+	err := s.db.Update(ctx, func(tx *kv.Tx) error {
 		if have, ok := s.clusters.Read(tx, key); ok {
 			stored = have
 			return taken(have)
@@ -720,6 +723,13 @@ func (s *Service) deleteCluster(ctx context.Context, c *awsapi.Caller, in *clust
 					return nil
 				}
 				s.entries.Remove(tx, e)
+			}
+			for u := range s.updates.Scan(key+"/", "") {
+				if n++; n > deleteBatch {
+					done = false
+					return nil
+				}
+				s.updates.Remove(tx, u)
 			}
 			s.clusters.Remove(tx, key)
 			return nil

@@ -61,6 +61,7 @@ type Service struct {
 	addons       *kv.Table[addonRecord]       // by ACCOUNT/REGION/CLUSTER/NAME
 	heard        *kv.Table[agentRecord]       // by ACCOUNT/REGION/CLUSTER/NODE
 	entries      *kv.Table[entryRecord]       // by ACCOUNT/REGION/CLUSTER/PRINCIPAL-ID
+	updates      *kv.Table[updateRecord]      // by ACCOUNT/REGION/CLUSTER/ID
 	seen         agents
 
 	catalogue func() (catalogue, error)
@@ -83,6 +84,7 @@ func New(c Config) *Service {
 		addons:          kv.NewTable[addonRecord](c.DB, "eks-addons"),
 		heard:           kv.NewTable[agentRecord](c.DB, "eks-agents"),
 		entries:         kv.NewTable[entryRecord](c.DB, "eks-access-entries"),
+		updates:         kv.NewTable[updateRecord](c.DB, "eks-updates"),
 		catalogue:       sync.OnceValues(readCatalogue),
 	}
 	if s.maxAssociations == 0 {
@@ -110,6 +112,9 @@ func (s *Service) API() awsapi.Service {
 		awsapi.Op("DescribeCluster", s.describeCluster, onCluster(s, "eks:DescribeCluster", func(in *clusterIn) string { return in.Name })),
 		awsapi.Op("ListClusters", s.listClusters, s.listClustersAccess),
 		awsapi.Op("DeleteCluster", s.deleteCluster, onCluster(s, "eks:DeleteCluster", func(in *clusterIn) string { return in.Name })),
+		awsapi.Op("UpdateClusterConfig", s.updateCluster, onCluster(s, "eks:UpdateClusterConfig", func(in *updateClusterIn) string { return in.Name })),
+		awsapi.Op("DescribeUpdate", s.describeUpdate, s.describeUpdateAccess),
+		awsapi.Op("ListUpdates", s.listUpdates, s.listUpdatesAccess),
 		awsapi.Op("DescribeClusterVersions", s.describeClusterVersions, describeClusterVersionsAccess),
 
 		awsapi.Op("CreatePodIdentityAssociation", s.createAssociation, s.createAssociationAccess),

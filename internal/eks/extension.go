@@ -5,6 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"net/url"
 	"strings"
@@ -23,13 +26,18 @@ const defaultTokenLife = time.Hour
 // one for every pod.
 const tokenNode = "lanyard"
 
-// Extension returns the operations of Lanyard's own API that concern clusters: RegisterCluster, UpdateClusterKeys and
-// CreateServiceAccountToken.
+// maxCertificates bounds the certificates of an endpoint's authorities, in bytes of PEM.
+const maxCertificates = 64 << 10
+
+// Extension returns the operations of Lanyard's own API that concern clusters: RegisterCluster, UpdateClusterKeys,
+// UpdateClusterEndpoint and CreateServiceAccountToken.
 func (s *Service) Extension() []awsapi.Operation {
 	return []awsapi.Operation{
 		awsapi.Op("RegisterCluster", s.registerCluster, s.registerClusterAccess),
 		awsapi.Op("UpdateClusterKeys", s.updateClusterKeys,
 			onCluster(s, "lanyard:UpdateClusterKeys", func(in *updateClusterKeysIn) string { return in.Name })),
+		awsapi.Op("UpdateClusterEndpoint", s.updateClusterEndpoint,
+			onCluster(s, "lanyard:UpdateClusterEndpoint", func(in *updateClusterEndpointIn) string { return in.Name })),
 		awsapi.Op("CreateServiceAccountToken", s.createServiceAccountToken,
 			onCluster(s, "lanyard:CreateServiceAccountToken", func(in *createTokenIn) string { return in.Name })),
 	}
@@ -39,7 +47,10 @@ type registerClusterIn struct {
 	Name   string
 	Issuer string // URL; the issuer is hosted when empty
 	Jwks   string // its keys; fetched from it when empty
-	Tags   map[string]string
+	// Endpoint is the URL of its API server, and CertificateAuthority has the certificates that vouch for it: both or neither.
+	Endpoint             string
+	CertificateAuthority *certificateShape
+	Tags                 map[string]string
 }
 
 type registeredOut struct{ Cluster registeredShape }
@@ -81,11 +92,24 @@ func (s *Service) registerCluster(ctx context.Context, c *awsapi.Caller, in *reg
 		}
 		r.Keys = keys
 	}
+	if in.Endpoint != "" || in.CertificateAuthority != nil {
+		if in.Issuer == "" {
+			return nil, invalidParameter("An endpoint can be registered only for a cluster with an issuer of its own.")
+		}
+		var err error
+		if r.Endpoint, r.CA, err = parseEndpoint(in.Endpoint, in.CertificateAuthority); err != nil {
+			return nil, err
+		}
+	}
 	r, err := s.addCluster(ctx, c, in.Name, r)
 	if err != nil {
 		return nil, err
 	}
-	full := s.shape(c.Account, c.Region, in.Name, r)
+	return s.registered(c, in.Name, r), nil
+}
+
+func (s *Service) registered(c *awsapi.Caller, name string, r *clusterRecord) *registeredOut {
+	full := s.shape(c.Account, c.Region, name, r)
 	return &registeredOut{Cluster: registeredShape{
 		Name:                 full.Name,
 		Arn:                  full.Arn,
@@ -96,7 +120,77 @@ func (s *Service) registerCluster(ctx context.Context, c *awsapi.Caller, in *reg
 		CertificateAuthority: full.CertificateAuthority,
 		Identity:             full.Identity,
 		Tags:                 full.Tags,
-	}}, nil
+	}}
+}
+
+// parseEndpoint reads where an API server is, and the certificates that clients know it by, in base64 as DescribeCluster has them. It returns
+// the certificates in PEM, and nothing besides that may have been with them.
+func parseEndpoint(endpoint string, authority *certificateShape) (normal, certificates string, err error) {
+	if endpoint == "" || authority == nil {
+		return "", "", invalidParameter("An endpoint and its certificateAuthority can be registered only together.")
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(endpoint, "#") {
+		return "", "", invalidParameter("The endpoint must be an https URL without a user, query or fragment.")
+	}
+	text, err := base64.StdEncoding.DecodeString(authority.Data)
+	if err != nil || len(text) > maxCertificates {
+		return "", "", invalidParameter("The certificateAuthority's data must be the base64 of at most %d bytes.", maxCertificates)
+	}
+	var all []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return "", "", invalidParameter("The certificateAuthority's data must have certificates in PEM, and nothing else.")
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			e := invalidParameter("The certificateAuthority's data has a certificate that cannot be read.")
+			e.Cause = err
+			return "", "", e
+		}
+		all = append(all, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})...)
+	}
+	if all == nil {
+		return "", "", invalidParameter("The certificateAuthority's data has no certificate in PEM.")
+	}
+	return strings.TrimSuffix(u.String(), "/"), string(all), nil
+}
+
+type updateClusterEndpointIn struct {
+	Name                 string
+	Endpoint             string
+	CertificateAuthority *certificateShape
+}
+
+// updateClusterEndpoint says anew where the API server is of a cluster that has an issuer of its own.
+func (s *Service) updateClusterEndpoint(ctx context.Context, c *awsapi.Caller, in *updateClusterEndpointIn) (*registeredOut, error) {
+	endpoint, ca, err := parseEndpoint(in.Endpoint, in.CertificateAuthority)
+	if err != nil {
+		return nil, err
+	}
+	if have, err := s.findCluster(ctx, c.Account, c.Region, in.Name); err != nil {
+		return nil, err
+	} else if have == nil {
+		return nil, noSuchCluster(in.Name)
+	}
+	key := clusterKey(c.Account, c.Region, in.Name)
+	var changed clusterRecord
+	err = s.db.Update(ctx, func(tx *kv.Tx) error {
+		r, ok := s.clusters.Read(tx, key)
+		switch {
+		case !ok || r.Deleting:
+			return noSuchCluster(in.Name)
+		case r.HostedID != "":
+			return invalidRequest("The issuer of the cluster %s is hosted here: it has no API server.", in.Name)
+		}
+		changed = *r
+		changed.Endpoint, changed.CA = endpoint, ca
+		s.clusters.Write(tx, key, &changed)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.registered(c, in.Name, &changed), nil
 }
 
 // checkIssuer holds an issuer's URL to the rules of OpenID Connect Discovery, section 2. An issuer whose keys are registered with it

@@ -1,8 +1,15 @@
 package eks_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"regexp"
 	"strings"
 	"testing"
@@ -167,6 +174,82 @@ func TestRegisterClusterRefusals(t *testing.T) {
 	if _, err := r.call(t, "POST", "/lanyard/clusters", register("c", long[:255], "")); err != nil {
 		t.Errorf("255 characters, and keys to be fetched: %v", err)
 	}
+}
+
+// endpoint is what RegisterCluster and UpdateClusterEndpoint are told of an API server.
+func endpoint(url, certificates string) string {
+	return fmt.Sprintf(`"endpoint":%q,"certificateAuthority":{"data":%q}`, url, base64.StdEncoding.EncodeToString([]byte(certificates)))
+}
+
+// certificate returns one that is nobody's, in PEM.
+func certificate(t testing.TB) string {
+	t.Helper()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestEndpointsOfRegisteredClusters(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	one, two := certificate(t), certificate(t)
+	wantEndpoint := func(name, url, certificates string) {
+		t.Helper()
+		c := must(r.client().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: &name}))(t).Cluster
+		data := must(base64.StdEncoding.DecodeString(aws.ToString(c.CertificateAuthority.Data)))(t)
+		if aws.ToString(c.Endpoint) != url || string(data) != certificates {
+			t.Errorf("cluster %s is at %s with\n%s\nwant %s with\n%s", name, aws.ToString(c.Endpoint), data, url, certificates)
+		}
+	}
+	issuer := `"issuer":"https://example.com","jwks":` + fmt.Sprintf("%q", jwks1)
+	out := must(r.call(t, "POST", "/lanyard/clusters", `{"name":"mine",`+issuer+`,`+endpoint("https://10.0.0.1:6443/", "a note\n"+one+two)+`}`))(t)
+	if got := out["cluster"].(map[string]any)["endpoint"]; got != "https://10.0.0.1:6443" {
+		t.Errorf("registered at %v", got)
+	}
+	wantEndpoint("mine", "https://10.0.0.1:6443", one+two)
+	const path = "/lanyard/clusters/mine/endpoint"
+	owner := r.user(t, "owner", `{"Effect":"Allow","Action":"lanyard:UpdateClusterEndpoint","Resource":"arn:aws:eks:us-east-1:111122223333:cluster/mine"}`)
+	out = must(owner.call(t, "PUT", path, `{`+endpoint("https://kubernetes.example.com/clusters/mine", two)+`}`))(t)
+	if got := out["cluster"].(map[string]any)["endpoint"]; got != "https://kubernetes.example.com/clusters/mine" {
+		t.Errorf("updated to %v", got)
+	}
+	wantEndpoint("mine", "https://kubernetes.example.com/clusters/mine", two)
+	keeper := r.user(t, "keeper", `{"Effect":"Allow","Action":"lanyard:UpdateClusterKeys","Resource":"*"}`)
+	_, err := keeper.call(t, "PUT", path, `{`+endpoint("https://thief.example.com", two)+`}`)
+	wantRefused(t, err, "AccessDeniedException", "")
+	_, err = r.call(t, "PUT", "/lanyard/clusters/nope/endpoint", `{`+endpoint("https://10.0.0.1", one)+`}`)
+	wantRefused(t, err, "ResourceNotFoundException", "No cluster found for name: nope.")
+	r.hosted(t, "hosted")
+	_, err = r.call(t, "PUT", "/lanyard/clusters/hosted/endpoint", `{`+endpoint("https://10.0.0.1", one)+`}`)
+	wantRefused(t, err, "InvalidRequestException", "The issuer of the cluster hosted is hosted here: it has no API server.")
+	_, err = r.call(t, "POST", "/lanyard/clusters", `{"name":"c",`+endpoint("https://10.0.0.1", one)+`}`)
+	wantRefused(t, err, "InvalidParameterException", "An endpoint can be registered only for a cluster with an issuer of its own.")
+
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))
+	for name, body := range map[string]string{
+		"plain HTTP":                    endpoint("http://10.0.0.1", one),
+		"a user":                        endpoint("https://me@10.0.0.1", one),
+		"a query":                       endpoint("https://10.0.0.1/?a=b", one),
+		"a fragment":                    endpoint("https://10.0.0.1/#a", one),
+		"no host":                       endpoint("https:///x", one),
+		"no certificate":                endpoint("https://10.0.0.1", "x"),
+		"no data":                       `"endpoint":"https://10.0.0.1","certificateAuthority":{}`,
+		"no authority":                  `"endpoint":"https://10.0.0.1"`,
+		"no endpoint":                   strings.TrimPrefix(endpoint("", one), `"endpoint":"",`),
+		"a certificate that is none":    endpoint("https://10.0.0.1", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}))),
+		"a private key beside it":       endpoint("https://10.0.0.1", one+key),
+		"what is not base64":            `"endpoint":"https://10.0.0.1","certificateAuthority":{"data":"!"}`,
+		"more certificates than fit in": endpoint("https://10.0.0.1", strings.Repeat(one, 200)),
+	} {
+		_, err := r.call(t, "POST", "/lanyard/clusters", `{"name":"c","issuer":"https://c.example.com",`+body+`}`)
+		wantRefused(t, err, "InvalidParameterException", "")
+		_, err = r.call(t, "PUT", path, `{`+body+`}`)
+		if err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	wantEndpoint("mine", "https://kubernetes.example.com/clusters/mine", two)
 }
 
 func TestUpdateClusterKeysRefusals(t *testing.T) {

@@ -12,18 +12,49 @@ import (
 	"github.com/lanyard-id/lanyard/internal/kv"
 )
 
-// checkTags refuses, with an error code, tags that a resource cannot have (Tagging AWS Resources, "Tag naming limits and
+// checkTags refuses, with an error code, tags that a resource cannot be given (Tagging AWS Resources, "Tag naming limits and
 // requirements"; their lengths are the model's).
 func checkTags(code string, tags map[string]string) error {
-	if len(tags) > maxTags {
-		return awsapi.Errorf(code, "A resource has at most %d tags.", maxTags)
+	if err := checkKeys(code, slices.Sorted(maps.Keys(tags))); err != nil {
+		return err
 	}
-	for k := range tags {
-		if len(k) >= 4 && strings.EqualFold(k[:4], "aws:") {
-			return awsapi.Errorf(code, "The tag key %q is reserved: it begins with aws:.", k)
-		}
+	return checkNumber(code, tags)
+}
+
+// checkKeys refuses the keys that are reserved for services.
+func checkKeys(code string, keys []string) error {
+	if i := slices.IndexFunc(keys, awsapi.IsSystemTag); i >= 0 {
+		return awsapi.Errorf(code, "The tag key %q is reserved: it begins with aws:.", keys[i])
 	}
 	return nil
+}
+
+// checkNumber refuses more tags than a resource may have. Those of services do not count.
+func checkNumber(code string, tags map[string]string) error {
+	n := 0
+	for key := range tags {
+		if !awsapi.IsSystemTag(key) {
+			n++
+		}
+	}
+	if n > maxTags {
+		return awsapi.Errorf(code, "A resource has at most %d tags.", maxTags)
+	}
+	return nil
+}
+
+// tagsOfNew are the tags of a resource that a request makes: those that it brings, and those of the service that makes it for its
+// caller.
+func tagsOfNew(c *awsapi.Caller, given map[string]string) map[string]string {
+	if len(c.SystemTags) == 0 {
+		return given
+	}
+	tags := make(map[string]string, len(given)+len(c.SystemTags))
+	for _, t := range c.SystemTags {
+		tags[t.Key] = t.Value
+	}
+	maps.Copy(tags, given) // which has none of these keys: checkTags refuses them
+	return tags
 }
 
 // tagMap makes missing tags an empty map, which is printed.
@@ -135,11 +166,12 @@ func changeIn[R any, P taggable[R]](tx *kv.Tx, table *kv.Table[R], key string, t
 	if id != t.id {
 		return t.notFound()
 	}
-	tags, err := changedTags(tags, change)
-	if err != nil {
+	changed := maps.Clone(tagMap(tags))
+	change(changed)
+	if err := checkNumber("BadRequestException", changed); err != nil {
 		return err
 	}
-	table.Write(tx, key, P(r).retagged(tags))
+	table.Write(tx, key, P(r).retagged(changed))
 	return nil
 }
 
@@ -175,14 +207,17 @@ func (s *Service) tagAccess(c *awsapi.Caller, action, resource string, request m
 	return []awsapi.Access{{Action: action, Resource: resource, Context: tagContext(have, request, keys)}}, nil
 }
 
-// changeTags replaces a resource's tags by what change makes of a copy of them.
-func (s *Service) changeTags(ctx context.Context, c *awsapi.Caller, resource string, change func(tags map[string]string)) error {
+// changeTags replaces a resource's tags by what change makes of a copy of them. keys are those that it changes.
+func (s *Service) changeTags(ctx context.Context, c *awsapi.Caller, resource string, keys []string, change func(tags map[string]string)) error {
 	t, err := s.parseTagged(c, resource)
 	if err != nil {
 		return err
 	}
 	key, _, err := s.findTags(ctx, c, t)
 	if err != nil {
+		return err
+	}
+	if err := checkKeys("BadRequestException", keys); err != nil {
 		return err
 	}
 	return s.db.Update(ctx, func(tx *kv.Tx) error {
@@ -213,15 +248,6 @@ func (s *Service) findTags(ctx context.Context, c *awsapi.Caller, t tagged) (key
 	return key, tags, nil
 }
 
-func changedTags(tags map[string]string, change func(map[string]string)) (map[string]string, error) {
-	changed := maps.Clone(tagMap(tags))
-	change(changed)
-	if err := checkTags("BadRequestException", changed); err != nil {
-		return nil, err
-	}
-	return changed, nil
-}
-
 type tagResourceIn struct {
 	ResourceArn string
 	Tags        map[string]string
@@ -243,7 +269,8 @@ func (s *Service) tagResourceAccess(c *awsapi.Caller, in *tagResourceIn) ([]awsa
 }
 
 func (s *Service) tagResource(ctx context.Context, c *awsapi.Caller, in *tagResourceIn) (*emptyOut, error) {
-	return &emptyOut{}, s.changeTags(ctx, c, in.ResourceArn, func(tags map[string]string) { maps.Copy(tags, in.Tags) })
+	keys := slices.Sorted(maps.Keys(in.Tags))
+	return &emptyOut{}, s.changeTags(ctx, c, in.ResourceArn, keys, func(tags map[string]string) { maps.Copy(tags, in.Tags) })
 }
 
 func (s *Service) untagResourceAccess(c *awsapi.Caller, in *untagResourceIn) ([]awsapi.Access, error) {
@@ -251,7 +278,7 @@ func (s *Service) untagResourceAccess(c *awsapi.Caller, in *untagResourceIn) ([]
 }
 
 func (s *Service) untagResource(ctx context.Context, c *awsapi.Caller, in *untagResourceIn) (*emptyOut, error) {
-	return &emptyOut{}, s.changeTags(ctx, c, in.ResourceArn, func(tags map[string]string) {
+	return &emptyOut{}, s.changeTags(ctx, c, in.ResourceArn, in.TagKeys, func(tags map[string]string) {
 		for _, k := range in.TagKeys {
 			delete(tags, k)
 		}

@@ -16,6 +16,8 @@ import (
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/lanyard-id/lanyard/internal/awstest"
 )
 
 var sessionTags = []string{
@@ -212,7 +214,7 @@ func TestTokenRefusals(t *testing.T) {
 	}
 	for _, token := range []string{"", "x", "a.b", "a.b.c.d e"} {
 		_, err := s.assume(t, "demo", token)
-		if refused, ok := err.(*refusal); !ok || refused.status != 400 {
+		if refused, ok := err.(*awstest.Refusal); !ok || refused.Status != 400 {
 			t.Errorf("token %q: %v", token, err)
 		}
 	}
@@ -258,7 +260,7 @@ func TestCallersNeedPermission(t *testing.T) {
 				return "User: arn:aws:iam::111122223333:user/" + name + " is not authorized to perform: " + action +
 					" on resource: arn:aws:eks:us-east-1:111122223333:cluster/" + cluster + " because no identity-based policy allows the " + action + " action"
 			}
-			status := err.(*refusal).status
+			status := err.(*awstest.Refusal).Status
 			wantRefused(t, err, status, "AccessDeniedException", sentence("demo"))
 			_, err = caller.assume(t, "nope", token)
 			wantRefused(t, err, status, "AccessDeniedException", sentence("nope"))
@@ -276,7 +278,7 @@ func TestTheRoleDecides(t *testing.T) {
 	s := newServer(t)
 	k := newKubernetes(t)
 	s.join(t, "production-1", k)
-	if _, err := s.eksClient().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: aws.String("production-1")}); err != nil {
+	if _, err := s.EKS().DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: aws.String("production-1")}); err != nil {
 		t.Fatal(err)
 	}
 	conditional := func(condition string) string {
@@ -315,9 +317,9 @@ func TestTheRoleDecides(t *testing.T) {
 
 	t.Run("that lost TagSession", func(t *testing.T) {
 		s.associate(t, "production-1", "ns", "app", s.role(t, "lost", trustPods, ""), nil)
-		_, err := s.iamClient().UpdateAssumeRolePolicy(t.Context(), &awsiam.UpdateAssumeRolePolicyInput{
+		_, err := s.IAM().UpdateAssumeRolePolicy(t.Context(), &awsiam.UpdateAssumeRolePolicyInput{
 			RoleName:       aws.String("lost"),
-			PolicyDocument: document(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":"sts:AssumeRole"}`),
+			PolicyDocument: awstest.Document(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":"sts:AssumeRole"}`),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -329,7 +331,7 @@ func TestTheRoleDecides(t *testing.T) {
 		s.associate(t, "production-1", "ns", "gone", s.role(t, "gone", trustPods, ""), nil)
 		token := k.sign(t, claims("ns", "gone", "app-1"))
 		session := must(s.assume(t, "production-1", token))(t)
-		if _, err := s.iamClient().DeleteRole(t.Context(), &awsiam.DeleteRoleInput{RoleName: aws.String("gone")}); err != nil {
+		if _, err := s.IAM().DeleteRole(t.Context(), &awsiam.DeleteRoleInput{RoleName: aws.String("gone")}); err != nil {
 			t.Fatal(err)
 		}
 		_, err := s.assume(t, "production-1", token)
@@ -352,7 +354,7 @@ func TestWithoutSessionTags(t *testing.T) {
 	k := newKubernetes(t)
 	s.join(t, "production-1", k)
 	role := s.role(t, "app", trustPods, `{"Effect":"Allow","Action":"iam:ListRoles","Resource":"*"},{"Effect":"Allow","Action":"iam:ListUsers","Resource":"*"}`)
-	policy := *document(`{"Effect":"Allow","Action":"iam:ListRoles","Resource":"*"}`)
+	policy := *awstest.Document(`{"Effect":"Allow","Action":"iam:ListRoles","Resource":"*"}`)
 	s.associate(t, "production-1", "team-a", "app", role, func(in *awseks.CreatePodIdentityAssociationInput) {
 		in.DisableSessionTags, in.Policy = aws.Bool(true), &policy
 	})
@@ -362,18 +364,18 @@ func TestWithoutSessionTags(t *testing.T) {
 		t.Errorf("tags: %v %v", session.Session.Tags, session.Session.TransitiveKeys)
 	}
 	pod := s.as(credentials(out))
-	if _, err := pod.iamClient().ListRoles(t.Context(), &awsiam.ListRolesInput{}); err != nil {
+	if _, err := pod.IAM().ListRoles(t.Context(), &awsiam.ListRolesInput{}); err != nil {
 		t.Errorf("what role and policy allow: %v", err)
 	}
-	if _, err := pod.iamClient().ListUsers(t.Context(), &awsiam.ListUsersInput{}); err == nil {
+	if _, err := pod.IAM().ListUsers(t.Context(), &awsiam.ListUsersInput{}); err == nil {
 		t.Error("the session's policy does not bind")
 	}
 
 	noTag := s.role(t, "no-tag", trustPods, "")
 	s.associate(t, "production-1", "team-a", "no-tag", noTag, func(in *awseks.CreatePodIdentityAssociationInput) { in.DisableSessionTags = aws.Bool(true) })
-	_, err := s.iamClient().UpdateAssumeRolePolicy(t.Context(), &awsiam.UpdateAssumeRolePolicyInput{
+	_, err := s.IAM().UpdateAssumeRolePolicy(t.Context(), &awsiam.UpdateAssumeRolePolicyInput{
 		RoleName:       aws.String("no-tag"),
-		PolicyDocument: document(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":"sts:AssumeRole"}`),
+		PolicyDocument: awstest.Document(`{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":"sts:AssumeRole"}`),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -413,7 +415,7 @@ func TestTargetRole(t *testing.T) {
 		{"without tags", "target-4", externalID("sa-4"), true, "", true},
 		{"without the tags that it asks for", "target-5", `{"StringEquals":{"aws:RequestTag/kubernetes-namespace":"team-a"}}`, true, "", false},
 		{"that the first role may not assume", "nothing", externalID("sa-6"), false, "", false},
-		{"under a session policy", "target-7", externalID("sa-7"), true, *document(`{"Effect":"Allow","Action":"iam:ListRoles","Resource":"*"}`), true},
+		{"under a session policy", "target-7", externalID("sa-7"), true, *awstest.Document(`{"Effect":"Allow","Action":"iam:ListRoles","Resource":"*"}`), true},
 	} {
 		t.Run(e.name, func(t *testing.T) {
 			first := s.role(t, fmt.Sprintf("first-%d", i), trustPods, may(e.permitted))
@@ -450,7 +452,7 @@ func TestTargetRole(t *testing.T) {
 			if diff := cmp.Diff(want, tags(session)); diff != "" {
 				t.Error(diff)
 			}
-			pod := s.as(credentials(out)).iamClient()
+			pod := s.as(credentials(out)).IAM()
 			if _, err := pod.ListRoles(t.Context(), &awsiam.ListRolesInput{}); err != nil {
 				t.Errorf("what the target allows: %v", err)
 			}
@@ -470,7 +472,7 @@ func TestPatternsGiveThePodsOwnNames(t *testing.T) {
 	target := s.role(t, "target", `{"Effect":"Allow","Principal":{"AWS":"`+first+`"},"Action":["sts:AssumeRole","sts:TagSession"],
 		"Condition":{"StringEquals":{"sts:ExternalId":"us-east-1/111122223333/production-1/team-a/app"}}}`, "")
 	id := s.associate(t, "production-1", "team-*", "*", first, func(in *awseks.CreatePodIdentityAssociationInput) { in.TargetRoleArn = &target })
-	described, err := s.eksClient().DescribePodIdentityAssociation(t.Context(), &awseks.DescribePodIdentityAssociationInput{
+	described, err := s.EKS().DescribePodIdentityAssociation(t.Context(), &awseks.DescribePodIdentityAssociationInput{
 		ClusterName: aws.String("production-1"), AssociationId: &id,
 	})
 	if err != nil {
@@ -501,7 +503,7 @@ func TestADeletedClusterAuthenticatesNobody(t *testing.T) {
 	s.associate(t, "demo", "team-a", "app", s.role(t, "app", trustPods, ""), nil)
 	token := k.sign(t, claims("team-a", "app", "app-1"))
 	must(s.assume(t, "demo", token))(t)
-	if _, err := s.eksClient().DeleteCluster(t.Context(), &awseks.DeleteClusterInput{Name: aws.String("demo")}); err != nil {
+	if _, err := s.EKS().DeleteCluster(t.Context(), &awseks.DeleteClusterInput{Name: aws.String("demo")}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.assume(t, "demo", token)
@@ -527,7 +529,7 @@ func TestWhatCannotBeRecordedIsRefused(t *testing.T) {
 	s.audit.broken = true
 	s.audit.mu.Unlock()
 	_, err := s.assume(t, "demo", k.sign(t, claims("team-a", "app", "app-1")))
-	if refused, ok := err.(*refusal); !ok || refused.status != 500 || strings.Contains(refused.Message, "disk") {
+	if refused, ok := err.(*awstest.Refusal); !ok || refused.Status != 500 || strings.Contains(refused.Message, "disk") {
 		t.Errorf("got %v", err)
 	}
 }

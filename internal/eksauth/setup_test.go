@@ -6,15 +6,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -23,18 +19,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awseks "github.com/aws/aws-sdk-go-v2/service/eks"
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
-	"github.com/aws/smithy-go"
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
-	"github.com/lanyard-id/lanyard/internal/eks"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/eksauth"
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/idtoken"
-	"github.com/lanyard-id/lanyard/internal/keyring"
 	"github.com/lanyard-id/lanyard/internal/kv"
-	"github.com/lanyard-id/lanyard/internal/oidc"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/internal/sts"
 )
@@ -42,7 +35,7 @@ import (
 const (
 	account = "111122223333"
 	other   = "444455556666"
-	region  = "us-east-1"
+	region  = awstest.Region
 	issuer  = "https://kubernetes.example.com"
 
 	trustPods = `{"Effect":"Allow","Principal":{"Service":"pods.eks.amazonaws.com"},"Action":["sts:AssumeRole","sts:TagSession"]}`
@@ -80,13 +73,12 @@ func (r *recorder) named(name string) (found []audit.Event) {
 
 // server is all that is needed to trade a token, and real clients of it with some key.
 type server struct {
-	url     string
+	awstest.Client
 	handler http.Handler
 	iam     *iam.Service
 	sts     *sts.Service
 	audit   *recorder
 	log     *lockedBuffer // the wide events, as JSON
-	key     sigv4.Credentials
 }
 
 type lockedBuffer struct {
@@ -117,42 +109,20 @@ func (offline) RoundTrip(*http.Request) (*http.Response, error) {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	s := &server{audit: &recorder{}, log: &lockedBuffer{}}
-	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	db := kv.NewDB(kv.Config{Store: kv.NewMemory(), Log: log})
-	ring, err := keyring.New(keyring.Config{DB: db, MasterKey: keyring.MasterKey{1, 2, 3}, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issuers := oidc.New(oidc.Config{DB: db, Keyring: ring, BaseURL: "https://oidc.example.com", Log: log})
-	s.iam = iam.New(iam.Config{DB: db, Keyring: ring, Partition: "aws", Log: log})
-	cache := idtoken.NewCache(idtoken.CacheConfig{Client: &http.Client{Transport: offline{}}})
-	clusters := eks.New(eks.Config{DB: db, IAM: s.iam, Issuers: issuers, KeyCache: cache, Partition: "aws", Log: log})
+	services := awstest.New(t, awstest.Config{
+		Store: kv.NewMemory(), Network: &http.Client{Transport: offline{}}, Log: slog.New(slog.NewJSONHandler(s.log, nil)),
+	})
+	s.iam = services.IAM
 	s.sts = sts.New(sts.Config{
-		IAM: s.iam, Keyring: ring, Partition: "aws", Audit: s.audit,
+		IAM: s.iam, Keyring: services.Keyring, Partition: "aws", Audit: s.audit,
 		Keys: func(*iam.Provider, string) (idtoken.KeySource, error) { return nil, idtoken.ErrKeys },
 	})
-	pods := eksauth.New(eksauth.Config{EKS: clusters, STS: s.sts, Partition: "aws", Audit: s.audit})
-	s.handler, err = awsapi.NewHandler(awsapi.HandlerConfig{
-		Services: []awsapi.Service{
-			s.iam.API(), s.sts.API(), clusters.API(), pods.API(),
-			{Model: awsapi.ModelNamed("lanyard"), Operations: append(s.iam.Extension(), clusters.Extension()...)},
-		},
+	pods := eksauth.New(eksauth.Config{EKS: services.EKS, STS: s.sts, Partition: "aws", Audit: s.audit})
+	s.handler = services.Handler(t, awsapi.HandlerConfig{
+		Services:      []awsapi.Service{s.sts.API(), pods.API()},
 		Authenticator: &awsapi.Authenticator{Credentials: s.sts.Credentials, Region: region},
-		Authorize:     s.iam.Authorize,
-		Log:           log,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := ring.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(s.handler)
-	t.Cleanup(server.Close)
-	s.url = server.URL
+	s.Client = services.Serve(t, s.handler)
 	return s.rootOf(t, account)
 }
 
@@ -168,41 +138,21 @@ func (s *server) rootOf(t testing.TB, id string) *server {
 
 func (s *server) as(key sigv4.Credentials) *server {
 	copied := *s
-	copied.key = key
+	copied.Key = key
 	return &copied
-}
-
-func (s *server) credentials() aws.CredentialsProviderFunc {
-	return func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{
-			AccessKeyID: s.key.AccessKeyID, SecretAccessKey: string(s.key.SecretAccessKey), SessionToken: s.key.SessionToken,
-		}, nil
-	}
-}
-
-func (s *server) eksClient() *awseks.Client {
-	return awseks.New(awseks.Options{Region: region, BaseEndpoint: &s.url, Credentials: s.credentials(), Retryer: aws.NopRetryer{}})
-}
-
-func (s *server) iamClient() *awsiam.Client {
-	return awsiam.New(awsiam.Options{Region: region, BaseEndpoint: &s.url, Credentials: s.credentials(), Retryer: aws.NopRetryer{}})
-}
-
-func document(statements string) *string {
-	return aws.String(`{"Version":"2012-10-17","Statement":[` + statements + `]}`)
 }
 
 // role makes a role with a trust policy and, unless they are empty, permissions.
 func (s *server) role(t testing.TB, name, trust, permissions string) string {
 	t.Helper()
-	c := s.iamClient()
-	out, err := c.CreateRole(t.Context(), &awsiam.CreateRoleInput{RoleName: &name, AssumeRolePolicyDocument: document(trust)})
+	c := s.IAM()
+	out, err := c.CreateRole(t.Context(), &awsiam.CreateRoleInput{RoleName: &name, AssumeRolePolicyDocument: awstest.Document(trust)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if permissions != "" {
 		_, err := c.PutRolePolicy(t.Context(), &awsiam.PutRolePolicyInput{
-			RoleName: &name, PolicyName: aws.String("p"), PolicyDocument: document(permissions),
+			RoleName: &name, PolicyName: aws.String("p"), PolicyDocument: awstest.Document(permissions),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -214,71 +164,27 @@ func (s *server) role(t testing.TB, name, trust, permissions string) string {
 // user makes a user with permissions and returns the server as that user uses it.
 func (s *server) user(t testing.TB, name, permissions string) *server {
 	t.Helper()
-	c := s.iamClient()
-	if _, err := c.CreateUser(t.Context(), &awsiam.CreateUserInput{UserName: &name}); err != nil {
-		t.Fatal(err)
-	}
-	_, err := c.PutUserPolicy(t.Context(), &awsiam.PutUserPolicyInput{
-		UserName: &name, PolicyName: aws.String("p"), PolicyDocument: document(permissions),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := c.CreateAccessKey(t.Context(), &awsiam.CreateAccessKeyInput{UserName: &name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.as(sigv4.Credentials{AccessKeyID: *key.AccessKey.AccessKeyId, SecretAccessKey: sigv4.Secret(*key.AccessKey.SecretAccessKey)})
+	return s.as(s.User(t, name, permissions))
 }
 
 // call signs and makes a REST-JSON call. A refusal comes back as the SDK would return it, with the status.
 func (s *server) call(t testing.TB, service, path string, in any) (map[string]any, error) {
 	t.Helper()
-	res := s.send(t, service, path, in)
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out map[string]any
-	if err := json.Unmarshal(text, &out); err != nil {
-		t.Fatalf("%s: %s: %v", path, text, err)
-	}
-	if res.StatusCode != http.StatusOK {
-		message, _ := out["message"].(string)
-		return nil, &refusal{smithy.GenericAPIError{Code: res.Header.Get("X-Amzn-Errortype"), Message: message}, res.StatusCode}
-	}
-	return out, nil
-}
-
-func (s *server) send(t testing.TB, service, path string, in any) *http.Response {
-	t.Helper()
-	res, err := http.DefaultClient.Do(s.request(t, service, path, in))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res
+	return s.Call(t, service, http.MethodPost, path, text(t, in))
 }
 
 func (s *server) request(t testing.TB, service, path string, in any) *http.Request {
+	t.Helper()
+	return s.Request(t, service, http.MethodPost, path, text(t, in))
+}
+
+func text(t testing.TB, in any) string {
 	t.Helper()
 	body, err := json.Marshal(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+path, bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	hash := sha256.Sum256(body)
-	sigv4.Sign(req, s.key, service, region, hex.EncodeToString(hash[:]), time.Now())
-	return req
-}
-
-type refusal struct {
-	smithy.GenericAPIError
-	status int
+	return string(body)
 }
 
 // assume trades a token.
@@ -290,7 +196,7 @@ func (s *server) assume(t testing.TB, cluster, token string) (map[string]any, er
 // wantRefused fails the test unless err is a refusal with the status, code and message, of which … leaves the rest open.
 func wantRefused(t testing.TB, err error, status int, code, message string) {
 	t.Helper()
-	got, ok := errors.AsType[*refusal](err)
+	got, ok := errors.AsType[*awstest.Refusal](err)
 	if !ok {
 		t.Fatalf("got %v, want %s", err, code)
 	}
@@ -298,20 +204,12 @@ func wantRefused(t testing.TB, err error, status int, code, message string) {
 	if begin, open := strings.CutSuffix(message, "…"); open && strings.HasPrefix(text, begin) {
 		text = message
 	}
-	if got.status != status || got.Code != code || text != message {
-		t.Errorf("refused with %d %s: %s\nwant %d %s: %s", got.status, got.Code, got.Message, status, code, message)
+	if got.Status != status || got.Code != code || text != message {
+		t.Errorf("refused with %d %s: %s\nwant %d %s: %s", got.Status, got.Code, got.Message, status, code, message)
 	}
 }
 
-func must[T any](v T, err error) func(t testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
+func must[T any](v T, err error) func(t testing.TB) T { return awstest.Must(v, err) }
 
 // kubernetes is a cluster's token issuer, elsewhere.
 type kubernetes struct {
@@ -392,7 +290,7 @@ func (s *server) associate(t testing.TB, cluster, namespace, serviceAccount, rol
 	if change != nil {
 		change(in)
 	}
-	out, err := s.eksClient().CreatePodIdentityAssociation(t.Context(), in)
+	out, err := s.EKS().CreatePodIdentityAssociation(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,11 @@ func (g *s3Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Amz-Request-Id", x.requestID)
 	w.Header().Set("X-Amz-Id-2", x.hostID)
 	defer x.annotate()
-	if err := x.serve(); err != nil {
+	stream, length, err := x.authenticate()
+	if err == nil {
+		err = x.serve(stream, length)
+	}
+	if err != nil {
 		x.failure = err
 		err.write(w, r, x.requestID, x.hostID, http.StatusInternalServerError)
 	}
@@ -115,12 +119,8 @@ func newHostID() string {
 	return base64.StdEncoding.EncodeToString(b[:])
 }
 
-// serve answers the request, unless it returns an error.
-func (x *exchange) serve() *s3Error {
-	stream, length, err := x.authenticate()
-	if err != nil {
-		return err
-	}
+// serve answers the request of a caller that is known, unless it returns an error. stream and length are what authenticate returns.
+func (x *exchange) serve(stream io.Reader, length int64) (err *s3Error) {
 	if x.request, err = parseS3Request(x.r); err != nil {
 		return err
 	}
@@ -279,6 +279,7 @@ func (x *exchange) authorize(p permission) *s3Error {
 			if p.bucket != "" {
 				c.Set("s3:ResourceAccount", x.caller.Account)
 			}
+			x.caller.CalledVia(c)
 			if p.tags {
 				for key, value := range x.g.owners.tags(p.bucket, p.key) {
 					c.Set("s3:ExistingObjectTag/"+key, value)
@@ -390,6 +391,9 @@ func (x *exchange) putTags(length int64) *s3Error {
 	return x.forward(body, length)
 }
 
+// unconstrained is the region whose buckets are made without saying so.
+const unconstrained = "us-east-1"
+
 // createBucketConfiguration is the body of CreateBucket. Of its elements only the region is known.
 type createBucketConfiguration struct {
 	XMLName            xml.Name `xml:"CreateBucketConfiguration"`
@@ -416,7 +420,6 @@ func (x *exchange) createBucket(length int64) *s3Error {
 	if err := x.authorizeAll(nil, doc.LocationConstraint); err != nil {
 		return err
 	}
-	const unconstrained = "us-east-1"
 	region := x.g.Authenticator.Region
 	switch {
 	case doc.LocationConstraint == "" && region != unconstrained:

@@ -134,7 +134,7 @@ type location struct {
 
 // newLocation names a region; us-east-1 goes without a name.
 func newLocation(region string) location {
-	if region == "us-east-1" {
+	if region == unconstrained {
 		region = ""
 	}
 	return location{Namespace: s3Namespace, Region: region}

@@ -63,7 +63,7 @@ func groupExists(name string) error {
 }
 
 func (s *Service) createGroup(ctx context.Context, c *awsapi.Caller, in *createGroupIn) (*groupOut, error) {
-	e, err := s.newEntity(arn.GroupID, c.Account, in.GroupName, in.Path, nil, "Group")
+	e, err := s.newEntity(c, arn.GroupID, in.GroupName, in.Path, nil, "Group")
 	if err != nil {
 		return nil, err
 	}

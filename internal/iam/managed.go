@@ -215,7 +215,7 @@ func (in *createPolicyIn) target(s *Service, c *awsapi.Caller) (target, error) {
 func (in *createPolicyIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
 
 func (s *Service) createPolicy(ctx context.Context, c *awsapi.Caller, in *createPolicyIn) (*policyOut, error) {
-	tags, err := mergeTags(nil, in.Tags, "Policy")
+	tags, err := tagsOfNew(c, in.Tags, "Policy")
 	if err != nil {
 		return nil, err
 	}

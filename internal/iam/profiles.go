@@ -74,7 +74,7 @@ func (in *createProfileIn) target(s *Service, c *awsapi.Caller) (target, error) 
 func (in *createProfileIn) conditions(p *policy.Context, _ target) { requestTags(p, in.Tags) }
 
 func (s *Service) createProfile(ctx context.Context, c *awsapi.Caller, in *createProfileIn) (*profileOut, error) {
-	tags, err := mergeTags(nil, in.Tags, "InstanceProfile")
+	tags, err := tagsOfNew(c, in.Tags, "InstanceProfile")
 	if err != nil {
 		return nil, err
 	}

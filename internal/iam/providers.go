@@ -147,7 +147,7 @@ func (s *Service) createProvider(ctx context.Context, c *awsapi.Caller, in *crea
 	if err != nil {
 		return nil, err
 	}
-	tags, err := mergeTags(nil, in.Tags, "OpenIDConnectProvider")
+	tags, err := tagsOfNew(c, in.Tags, "OpenIDConnectProvider")
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func (s *Service) createRole(ctx context.Context, c *awsapi.Caller, in *createRo
 	if strings.HasPrefix(in.Path, serviceLinkedPath) {
 		return nil, awsapi.Errorf("InvalidInput", "The path %s is reserved for service-linked roles.", serviceLinkedPath)
 	}
-	e, err := s.newEntity(arn.RoleID, c.Account, in.RoleName, in.Path, in.Tags, "Role")
+	e, err := s.newEntity(c, arn.RoleID, in.RoleName, in.Path, in.Tags, "Role")
 	if err != nil {
 		return nil, err
 	}

@@ -230,7 +230,7 @@ type createSAMLOut struct {
 }
 
 func (s *Service) createSAML(ctx context.Context, c *awsapi.Caller, in *createSAMLIn) (*createSAMLOut, error) {
-	tags, err := mergeTags(nil, in.Tags, "SAMLProvider")
+	tags, err := tagsOfNew(c, in.Tags, "SAMLProvider")
 	if err != nil {
 		return nil, err
 	}

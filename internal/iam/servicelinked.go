@@ -92,7 +92,7 @@ func (s *Service) createLinked(ctx context.Context, c *awsapi.Caller, in *create
 	case len(name) > maxRoleName:
 		return nil, invalidInput("The name %s is longer than %d characters.", name, maxRoleName)
 	}
-	e, err := s.newEntity(arn.RoleID, c.Account, name, path, nil, "Role")
+	e, err := s.newEntity(c, arn.RoleID, name, path, nil, "Role")
 	if err != nil {
 		return nil, err
 	}

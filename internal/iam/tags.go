@@ -9,11 +9,30 @@ import (
 	"github.com/lanyard-id/lanyard/policy"
 )
 
+// tagsOfNew are the tags of something, called noun, that a request makes: those that it brings, and those of the service that makes it
+// for its caller.
+func tagsOfNew(c *awsapi.Caller, add []awsapi.Tag, noun string) ([]awsapi.Tag, error) {
+	tags, err := mergeTags(nil, add, noun)
+	if err != nil || len(c.SystemTags) == 0 {
+		return tags, err
+	}
+	return sortTags(append(tags, c.SystemTags...)), nil
+}
+
+func sortTags(tags []awsapi.Tag) []awsapi.Tag {
+	slices.SortFunc(tags, func(a, b awsapi.Tag) int { return strings.Compare(a.Key, b.Key) })
+	return tags
+}
+
+func reservedTag(key string) error {
+	return awsapi.Errorf("InvalidInput", "Tag keys that begin with aws: are reserved for system use: %s", key)
+}
+
 // mergeTags adds tags to those that something, called noun, has: a key that differs only by case is the same key.
 func mergeTags(have, add []awsapi.Tag, noun string) ([]awsapi.Tag, error) {
 	for i, t := range add {
-		if hasFold(t.Key, "aws:") {
-			return nil, awsapi.Errorf("InvalidInput", "Tag keys that begin with aws: are reserved for system use: %s", t.Key)
+		if awsapi.IsSystemTag(t.Key) {
+			return nil, reservedTag(t.Key)
 		}
 		if slices.ContainsFunc(add[:i], func(o awsapi.Tag) bool { return strings.EqualFold(o.Key, t.Key) }) {
 			return nil, awsapi.Errorf("InvalidInput", "Duplicate tag keys found. Please note that Tag keys are case insensitive.")
@@ -23,22 +42,26 @@ func mergeTags(have, add []awsapi.Tag, noun string) ([]awsapi.Tag, error) {
 		return slices.ContainsFunc(add, func(t awsapi.Tag) bool { return strings.EqualFold(o.Key, t.Key) })
 	})
 	merged = append(merged, add...)
-	if len(merged) > maxTags {
+	own := 0
+	for _, t := range merged {
+		if !awsapi.IsSystemTag(t.Key) {
+			own++
+		}
+	}
+	if own > maxTags {
 		return nil, overQuota("TagsPer"+noun, maxTags)
 	}
-	slices.SortFunc(merged, func(a, b awsapi.Tag) int { return strings.Compare(a.Key, b.Key) })
-	return merged, nil
+	return sortTags(merged), nil
 }
 
 // removeTags takes tags away by key; keys that are not there do not matter.
-func removeTags(have []awsapi.Tag, keys []string) []awsapi.Tag {
+func removeTags(have []awsapi.Tag, keys []string) ([]awsapi.Tag, error) {
+	if i := slices.IndexFunc(keys, awsapi.IsSystemTag); i >= 0 {
+		return nil, reservedTag(keys[i])
+	}
 	return slices.DeleteFunc(slices.Clone(have), func(t awsapi.Tag) bool {
 		return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(t.Key, k) })
-	})
-}
-
-func hasFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+	}), nil
 }
 
 // requestTags sets the condition keys of tags that a request brings.
@@ -99,7 +122,7 @@ func untag[In any, P interface {
 }](s *Service) func(context.Context, *awsapi.Caller, *In) error {
 	return func(ctx context.Context, c *awsapi.Caller, in *In) error {
 		return P(in).retag(ctx, s, c, func(have []awsapi.Tag) ([]awsapi.Tag, error) {
-			return removeTags(have, P(in).removed()), nil
+			return removeTags(have, P(in).removed())
 		})
 	}
 }

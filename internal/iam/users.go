@@ -49,13 +49,13 @@ func (s *Service) userOf(r *userRow) *userOut {
 	return &userOut{u}
 }
 
-func (s *Service) newEntity(kind arn.IDKind, account, name, path string, tags []awsapi.Tag, noun string) (entity, error) {
-	tags, err := mergeTags(nil, tags, noun)
+func (s *Service) newEntity(c *awsapi.Caller, kind arn.IDKind, name, path string, tags []awsapi.Tag, noun string) (entity, error) {
+	tags, err := tagsOfNew(c, tags, noun)
 	if err != nil {
 		return entity{}, err
 	}
 	return entity{
-		Account: account, Name: name, Path: pathOrRoot(path), ID: arn.NewID(kind, account), Created: s.time(), Tags: tags,
+		Account: c.Account, Name: name, Path: pathOrRoot(path), ID: arn.NewID(kind, c.Account), Created: s.time(), Tags: tags,
 	}, nil
 }
 
@@ -80,7 +80,7 @@ func userExists(name string) error {
 }
 
 func (s *Service) createUser(ctx context.Context, c *awsapi.Caller, in *createUserIn) (*userOut, error) {
-	e, err := s.newEntity(arn.UserID, c.Account, in.UserName, in.Path, in.Tags, "User")
+	e, err := s.newEntity(c, arn.UserID, in.UserName, in.Path, in.Tags, "User")
 	if err != nil {
 		return nil, err
 	}
