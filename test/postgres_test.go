@@ -5,7 +5,6 @@ package test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -240,9 +239,3 @@ func TestServersShareATrail(t *testing.T) {
 		return err
 	})
 }
-
-// quietTest is a test that leaves out what servers log about every request.
-type quietTest struct{ *testing.T }
-
-// Output implements testing.TB.
-func (quietTest) Output() io.Writer { return io.Discard }

@@ -48,7 +48,12 @@ func startServers(t testing.TB) (a, b *server) {
 // account, it is returned as its root.
 func startServer(t testing.TB, settings string) *server {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "data")
+	return startServerIn(t, dataDir(t), settings)
+}
+
+// startServerIn does the same with a data directory that may have been another server's.
+func startServerIn(t testing.TB, dir, settings string) *server {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "server.yaml")
 	config := fmt.Sprintf(`
 dataDir: %s

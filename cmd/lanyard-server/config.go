@@ -130,6 +130,8 @@ func (c *config) validate() error {
 		{c.S3.Embedded && len(c.Etcd.Endpoints) > 0, "s3.embedded: each replica would have objects of its own; use an upstream"},
 		{upstream.Endpoint != "" && (upstream.AccessKeyID == "" || upstream.SecretAccessKeyFile == "" || upstream.Region == ""),
 			"s3.upstream: region, accessKeyID and secretAccessKeyFile must be set"},
+		{c.Audit.Bucket.Name != "" && c.Audit.Bucket.Region == "" && !c.S3.Embedded && upstream.Endpoint == "",
+			"audit.bucket.region: must be set, or s3: without a region, the bucket is in the S3 that this server has"},
 		{c.MaxAssociations < 0, "maxAssociations: must not be negative"},
 		{badGuard != nil, "trustGuard: must be off, warn or deny"},
 		{c.TokenReview.Every != 0 && c.TokenReview.Every < tokenreview.MinEvery,

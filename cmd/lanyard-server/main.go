@@ -143,6 +143,10 @@ func run(
 		return err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
+	delivery, err := openDelivery(ctx, c, records, objects, log)
+	if err != nil {
+		return err
+	}
 	partition, _ := arn.PartitionOfRegion(c.Region) // validate has seen the region
 	review, err := c.tokenReview(log)
 	if err != nil {
@@ -150,7 +154,8 @@ func run(
 	}
 	plane, err := controlplane.New(controlplane.Config{
 		Store: store, MasterKey: key, Partition: partition.Name, Region: c.Region, Account: c.Account, IssuerURL: c.IssuerURL,
-		Objects: objects, Audit: trail, MaxAssociations: c.MaxAssociations, TrustGuard: c.TrustGuard, TokenReview: review, Log: log,
+		Objects: objects, Audit: trail, Delivery: delivery, MaxAssociations: c.MaxAssociations, TrustGuard: c.TrustGuard, TokenReview: review,
+		Hosts: c.TLS.Hosts, Log: log,
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,8 @@ type auditConfig struct {
 	Retention time.Duration `yaml:"retention"`
 	// MaxSize is the most that the records on disk may have, in bytes; 1 GiB when 0. The oldest go first.
 	MaxSize int64 `yaml:"maxSize"`
+	// Bucket is where the records are delivered to, as CloudTrail does.
+	Bucket bucketConfig `yaml:"bucket"`
 }
 
 func (a *auditConfig) inDatabase() bool {
@@ -78,15 +80,21 @@ func (a *auditConfig) faults() (faults []error) {
 			faults = append(faults, errors.New("  "+f.message))
 		}
 	}
-	return faults
+	return append(faults, a.Bucket.faults()...)
 }
 
 func isPostgres(url string) bool {
 	return strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://")
 }
 
+// recordStore is where the records are, until they are too old, and from where they are delivered.
+type recordStore interface {
+	audit.Store
+	audit.Outbox
+}
+
 // openTrail opens the audit trail. The store is the caller's to close.
-func openTrail(ctx context.Context, a auditConfig, dir controlplane.Directory, log *slog.Logger) (*audit.Trail, audit.Store, error) {
+func openTrail(ctx context.Context, a auditConfig, dir controlplane.Directory, log *slog.Logger) (*audit.Trail, recordStore, error) {
 	mode, err := audit.ParseMode(a.Mode)
 	if err != nil {
 		return nil, nil, err
@@ -98,9 +106,10 @@ func openTrail(ctx context.Context, a auditConfig, dir controlplane.Directory, l
 	return audit.NewTrail(store, mode, log), store, nil
 }
 
-func openRecords(ctx context.Context, a auditConfig, dir controlplane.Directory, log *slog.Logger) (audit.Store, error) {
+func openRecords(ctx context.Context, a auditConfig, dir controlplane.Directory, log *slog.Logger) (recordStore, error) {
+	deliver := a.Bucket.Name != ""
 	if !a.inDatabase() {
-		return audit.OpenFiles(audit.FilesConfig{Dir: dir.Path("audit"), Retention: a.Retention, MaxSize: a.MaxSize, Log: log})
+		return audit.OpenFiles(audit.FilesConfig{Dir: dir.Path("audit"), Retention: a.Retention, MaxSize: a.MaxSize, Deliver: deliver, Log: log})
 	}
 	url := a.Store
 	if a.StoreFile != "" {
@@ -110,5 +119,5 @@ func openRecords(ctx context.Context, a auditConfig, dir controlplane.Directory,
 		}
 		url = trim(text)
 	}
-	return postgres.Open(ctx, postgres.Config{URL: url, Retention: a.Retention, Log: log})
+	return postgres.Open(ctx, postgres.Config{URL: url, Retention: a.Retention, Deliver: deliver, Log: log})
 }

@@ -239,6 +239,7 @@ type broken struct {
 	mu     sync.Mutex
 	broken bool
 	probes int
+	room   error
 }
 
 var errFull = errors.New("no space left on device")
@@ -259,6 +260,8 @@ func (b *broken) state() error {
 }
 
 func (b *broken) Record(context.Context, *audit.Event) error { return b.state() }
+
+func (b *broken) Room() error { return b.room }
 
 func (b *broken) Probe(context.Context) error {
 	b.mu.Lock()
@@ -285,6 +288,15 @@ func TestRequiredTrailRefusesUntilItRecovers(t *testing.T) {
 	if err := trail.Ready(); err != nil || trail.Failure() != nil {
 		t.Errorf("once it works again: %v", err)
 	}
+	store.room = errFull
+	store.set(true)
+	if err := trail.Ready(); !errors.Is(err, errFull) {
+		t.Errorf("without room: ready = %v", err)
+	}
+	store.set(false)
+	if err := trail.Ready(); err != nil {
+		t.Errorf("once the store has found room: %v", err)
+	}
 	if trail.Lost() != 0 {
 		t.Errorf("%d lost, but nothing was answered without its record", trail.Lost())
 	}
@@ -292,7 +304,7 @@ func TestRequiredTrailRefusesUntilItRecovers(t *testing.T) {
 
 func TestBestEffortTrailCounts(t *testing.T) {
 	t.Parallel()
-	store := &broken{broken: true}
+	store := &broken{broken: true, room: errFull}
 	var log bytes.Buffer
 	trail := audit.NewTrail(store, audit.BestEffort, slog.New(slog.NewTextHandler(&log, nil)))
 	for range 3 {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type FilesConfig struct {
 	Dir       string        // belongs to this process alone; made if it is not there, mode 0700
 	Retention time.Duration // how long records are kept; DefaultRetention when zero
 	MaxSize   int64         // of all files together, in bytes; DefaultMaxSize when zero, at least MinSize. The oldest records go first
+	Deliver   bool          // the records are delivered elsewhere: it is told when some are dropped before they were
 	Log       *slog.Logger  // required
 }
 
@@ -39,6 +41,7 @@ const (
 	tidyEvery  = time.Hour
 	maxScanned = 8       // segments that one Lookup reads, since many may ask
 	window     = 1 << 20 // bytes that are read at once; more than a record has
+	maxReserve = 4 << 20 // bytes
 )
 
 // Files is a Store on disk: a log of records, in segments. Of a segment that is full there is a summary, by which a lookup leaves
@@ -49,6 +52,8 @@ type Files struct {
 	retention   time.Duration
 	maxSize     int64
 	segmentSize int64
+	reserve     int64 // room on disk that there always is for more records, in bytes; 0 where the file system cannot reserve any
+	deliver     bool
 	log         *slog.Logger
 	unlock      func() error
 
@@ -58,6 +63,14 @@ type Files struct {
 	full   []*segment // oldest first
 	last   segment    // the active one
 	begun  time.Time  // when the active one was
+	// rotateAt is how long the active one may become, and room how much of the disk it has already, in bytes.
+	rotateAt, room int64
+
+	short atomic.Pointer[error] // why there is no reserve; nil while there is
+
+	delivering sync.Mutex // held by Deliver
+	noting     sync.Mutex // held while outboxFile is written; guards outbox
+	outbox     outbox
 
 	texts   sync.Pool     // of *[]byte, for lines
 	wake    chan struct{} // there is a full segment without a summary
@@ -76,7 +89,7 @@ type segment struct {
 
 // OpenFiles opens the store, and begins to drop what is too old or too much.
 func OpenFiles(c FilesConfig) (*Files, error) {
-	f := &Files{dir: c.Dir, retention: c.Retention, maxSize: c.MaxSize, log: c.Log, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	f := &Files{dir: c.Dir, retention: c.Retention, maxSize: c.MaxSize, deliver: c.Deliver, log: c.Log, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if f.retention == 0 {
 		f.retention = DefaultRetention
 	}
@@ -87,6 +100,7 @@ func OpenFiles(c FilesConfig) (*Files, error) {
 		return nil, fmt.Errorf("open audit trail: its size must be at least %d bytes, and its retention positive", MinSize)
 	}
 	f.segmentSize = min(f.maxSize/8, maxSegment)
+	f.reserve = min(f.maxSize/16, maxReserve)
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("open audit trail %s: %w", c.Dir, err)
 	}
@@ -113,6 +127,9 @@ func (f *Files) open() (err error) {
 			err = errors.Join(err, f.unlock())
 		}
 	}()
+	if err := f.readOutbox(); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
@@ -139,7 +156,11 @@ func (f *Files) open() (err error) {
 		f.full = f.full[:n-1]
 		f.last.summary = nil
 	}
-	return f.openActive()
+	if err := f.openActive(); err != nil {
+		return err
+	}
+	f.provide()
+	return nil
 }
 
 const (
@@ -171,7 +192,7 @@ func (f *Files) openActive() error {
 	} else {
 		f.last.contents = new(contents)
 	}
-	f.active, f.to, f.begun = file, lines{w: file, torn: torn}, begun
+	f.active, f.to, f.begun, f.room, f.rotateAt = file, lines{w: file, torn: torn}, begun, 0, f.segmentSize
 	return nil
 }
 
@@ -205,7 +226,21 @@ func (f *Files) Record(ctx context.Context, e *Event) error {
 func (f *Files) Probe(context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.provide()
+	if err := f.Room(); err != nil {
+		return err
+	}
 	return f.write([]byte{'\n'})
+}
+
+// Room implements Store. While it returns nil, some MiB on the disk are the trail's (4 MiB, or the 16th part of FilesConfig.MaxSize if that is
+// less): records of calls that have begun by then find room, whatever else fills the disk. Where the file system cannot reserve room, it
+// always returns nil.
+func (f *Files) Room() error {
+	if short := f.short.Load(); short != nil {
+		return *short
+	}
+	return nil
 }
 
 // write needs the lock.
@@ -213,39 +248,75 @@ func (f *Files) write(line []byte) error {
 	if f.active == nil {
 		return fmt.Errorf("write audit record: %w", os.ErrClosed)
 	}
-	if f.last.size > 0 && f.last.size+int64(len(line)) > f.segmentSize {
-		if err := f.rotate(); err != nil {
-			return fmt.Errorf("begin a segment of the audit trail: %w", err)
-		}
+	if f.last.size > 0 && f.last.size+int64(len(line)) > f.rotateAt {
+		f.rotate()
 	}
 	n, err := f.to.write(line)
 	f.last.size += n
+	if f.room-f.last.size < f.reserve && f.Room() == nil {
+		f.provide()
+	}
 	return err
 }
 
-// rotate ends the active segment and begins the next. It needs the lock.
-func (f *Files) rotate() error {
-	before, file := f.last, f.active
+// provide sees to it that the active segment has the reserve, or else that Room says so. It needs the lock.
+func (f *Files) provide() {
+	if f.active == nil || f.reserve == 0 || f.room-f.last.size >= f.reserve {
+		f.short.Store(nil)
+		return
+	}
+	room := f.last.size + 2*f.reserve // not to ask for each record
+	switch err := reserveRoom(f.active, room); {
+	case err == nil:
+		f.room = room
+		f.short.Store(nil)
+	case errors.Is(err, errors.ErrUnsupported):
+		f.reserve = 0
+		f.short.Store(nil)
+		f.log.Info("the file system cannot reserve room for the audit trail: that the disk is full shows when a record does not fit", "dir", f.dir)
+	default:
+		err = fmt.Errorf("reserve room for the audit trail: %w", err)
+		f.short.Store(&err)
+	}
+}
+
+// rotate ends the active segment and begins the next. If there is no room for that, it goes on with the active one, which has its reserve.
+// It needs the lock.
+func (f *Files) rotate() {
+	before, file, to, begun, room := f.last, f.active, f.to, f.begun, f.room
 	f.last = segment{number: before.number + 1}
-	if err := f.openActive(); err != nil {
-		f.last = before
-		return err
+	err := f.openActive()
+	if err == nil {
+		if f.provide(); f.Room() != nil {
+			err = errors.Join(f.Room(), f.active.Close(), os.Remove(f.path(f.last.number, segmentSuffix)))
+			f.short.Store(nil)
+		}
+	}
+	if err != nil {
+		f.last, f.active, f.to, f.begun, f.room = before, file, to, begun, room
+		f.rotateAt = f.last.size + f.segmentSize/16
+		f.log.Warn("the audit trail goes on in a segment that is full: there can be no other", "err", err)
+		return
 	}
 	f.full = append(f.full, &before)
 	select {
 	case f.wake <- struct{}{}:
 	default: // it will look anyway
 	}
-	if err := file.Close(); err != nil {
+	if err := release(file, before.size); err != nil {
 		f.log.Warn("closing a segment of the audit trail failed", "err", err)
 	}
-	return nil
+}
+
+// release closes a segment, and gives back the room that it did not need.
+func release(file *os.File, size int64) error {
+	return errors.Join(file.Truncate(size), file.Close())
 }
 
 // Close implements Store.
 func (f *Files) Close() error {
 	f.mu.Lock()
-	active := f.active
+	active, size := f.active, f.last.size
 	f.active = nil
 	f.mu.Unlock()
 	if active == nil {
@@ -253,7 +324,9 @@ func (f *Files) Close() error {
 	}
 	close(f.done)
 	f.stopped.Wait()
-	return errors.Join(active.Close(), f.unlock())
+	f.delivering.Lock() // no delivery goes on
+	defer f.delivering.Unlock()
+	return errors.Join(release(active, size), f.unlock())
 }
 
 // keep makes summaries and drops segments until the store is closed.
@@ -276,15 +349,12 @@ func (f *Files) keep() {
 func (f *Files) tidy(now time.Time) error {
 	f.mu.Lock()
 	if f.active != nil && f.last.size > 0 && now.Sub(f.begun) > maxOpen {
-		if err := f.rotate(); err != nil {
-			f.mu.Unlock()
-			return err
-		}
+		f.rotate()
 	}
 	full := slices.Clone(f.full)
 	f.mu.Unlock()
 
-	total := f.segmentSize // of the active one, in the end
+	total := f.segmentSize + 2*f.reserve // of the active one, in the end
 	for _, s := range full {
 		total += s.size
 		if s.summary != nil {
@@ -305,6 +375,13 @@ func (f *Files) tidy(now time.Time) error {
 		}
 		if !old {
 			f.log.Warn("the audit trail is at its largest size: records are dropped before their time", "until", s.summary.To)
+		}
+		lost, err := f.forgo(s)
+		if err != nil {
+			return fmt.Errorf("count what is not delivered: %w", err)
+		}
+		if lost > 0 {
+			f.log.Error("audit records are dropped before they are delivered", "records", lost, "until", s.summary.To)
 		}
 		if err := f.drop(s); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -364,14 +365,33 @@ func TestManyMayRecord(t *testing.T) {
 	}
 }
 
+// BenchmarkFiles is what a record costs: to one caller, and to many at once.
 func BenchmarkFiles(b *testing.B) {
-	s := open(b, audit.FilesConfig{Dir: filepath.Join(b.TempDir(), "audit")})
-	e := event("AssumeRole")
-	b.ReportAllocs()
-	for b.Loop() {
+	keep := func(b *testing.B, s *audit.Files, e *audit.Event) {
 		e.EventID = ""
 		if err := s.Record(b.Context(), e); err != nil {
-			b.Fatal(err)
+			b.Error(err)
 		}
 	}
+	b.Run("one caller", func(b *testing.B) {
+		s := open(b, audit.FilesConfig{Dir: filepath.Join(b.TempDir(), "audit")})
+		e := fresh("AssumeRole")
+		b.ReportAllocs()
+		for b.Loop() {
+			keep(b, s, e)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	})
+	b.Run("64 callers", func(b *testing.B) {
+		s := open(b, audit.FilesConfig{Dir: filepath.Join(b.TempDir(), "audit")})
+		b.ReportAllocs()
+		b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+		b.RunParallel(func(loop *testing.PB) {
+			e := fresh("AssumeRole")
+			for loop.Next() {
+				keep(b, s, e)
+			}
+		})
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	})
 }

@@ -50,6 +50,8 @@ var ErrPosition = errors.New("audit: not a position in the trail")
 type Store interface {
 	Recorder
 	Lookup(ctx context.Context, q *Query) (Page, error)
+	// Room returns nil while there is room for the records of calls that begin now, as far as the store can know without asking anybody.
+	Room() error
 	// Probe returns nil if records can be kept at the moment. It writes nothing that would be found.
 	Probe(ctx context.Context) error
 	// Close gives back what the store holds. Record and Lookup fail from then on.

@@ -97,9 +97,12 @@ func (t *Trail) Failure() error {
 }
 
 // Ready returns why a call could not be recorded and must not be begun; nil when it could, and always in mode BestEffort. After
-// a failure it asks the store, one caller at a time, whether it has recovered.
+// a failure, and when there is no room, it asks the store, one caller at a time, whether it has recovered.
 func (t *Trail) Ready() error {
 	err := t.Failure()
+	if err == nil {
+		err = t.store.Room()
+	}
 	if err == nil || t.mode != Required {
 		return nil
 	}

@@ -23,7 +23,8 @@ import (
 
 // Config is what the service needs.
 type Config struct {
-	Trail     *audit.Trail // required
+	Trail     *audit.Trail     // required
+	Delivery  *audit.Deliverer // nil without a bucket
 	Partition string
 	Region    string           // where the trail is at home
 	Now       func() time.Time // time.Now when nil
@@ -32,6 +33,7 @@ type Config struct {
 // Service is CloudTrail.
 type Service struct {
 	trail     *audit.Trail
+	delivery  *audit.Deliverer
 	partition string
 	region    string
 	now       func() time.Time
@@ -44,7 +46,7 @@ func New(c Config) *Service {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Service{trail: c.Trail, partition: c.Partition, region: c.Region, now: c.Now, started: c.Now()}
+	return &Service{trail: c.Trail, delivery: c.Delivery, partition: c.Partition, region: c.Region, now: c.Now, started: c.Now()}
 }
 
 // API returns the operations of the CloudTrail API.
@@ -259,6 +261,7 @@ type describeTrailsOutput struct{ TrailList []trail }
 
 type trail struct {
 	Name                       string
+	S3BucketName, S3KeyPrefix  string
 	TrailARN                   string
 	HomeRegion                 string
 	IncludeGlobalServiceEvents bool
@@ -273,6 +276,9 @@ func (s *Service) describeTrails(_ context.Context, c *awsapi.Caller, in *descri
 	all := []trail{{
 		Name: trailName, TrailARN: s.trailARN(c.Account), HomeRegion: s.region, IncludeGlobalServiceEvents: true, IsMultiRegionTrail: true,
 	}}
+	if s.delivery != nil {
+		all[0].S3BucketName, all[0].S3KeyPrefix = s.delivery.Bucket, s.delivery.Prefix
+	}
 	if len(in.TrailNameList) == 0 {
 		if in.IncludeShadowTrails != nil && !*in.IncludeShadowTrails && c.Region != s.region {
 			all = []trail{}
@@ -310,10 +316,14 @@ func (s *Service) isTrail(c *awsapi.Caller, name string) (bool, error) {
 type getTrailStatusInput struct{ Name string }
 
 type getTrailStatusOutput struct {
-	IsLogging           bool
-	StartLoggingTime    time.Time
-	TimeLoggingStarted  string
-	LatestDeliveryError string
+	IsLogging          bool
+	StartLoggingTime   time.Time
+	TimeLoggingStarted string
+
+	LatestDeliveryError            string
+	LatestDeliveryTime             time.Time
+	LatestDeliveryAttemptTime      string
+	LatestDeliveryAttemptSucceeded string
 }
 
 func (s *Service) trailStatusAccess(c *awsapi.Caller, in *getTrailStatusInput) ([]awsapi.Access, error) {
@@ -324,7 +334,7 @@ func (s *Service) trailStatusAccess(c *awsapi.Caller, in *getTrailStatusInput) (
 	return []awsapi.Access{{Action: "cloudtrail:GetTrailStatus", Resource: resource}}, nil
 }
 
-func (s *Service) getTrailStatus(_ context.Context, c *awsapi.Caller, in *getTrailStatusInput) (*getTrailStatusOutput, error) {
+func (s *Service) getTrailStatus(ctx context.Context, c *awsapi.Caller, in *getTrailStatusInput) (*getTrailStatusOutput, error) {
 	found, err := s.isTrail(c, in.Name)
 	if err != nil {
 		return nil, err
@@ -332,8 +342,17 @@ func (s *Service) getTrailStatus(_ context.Context, c *awsapi.Caller, in *getTra
 	if !found {
 		return nil, awsapi.Errorf("TrailNotFoundException", "Unknown trail: %s for the user: %s", in.Name, c.Account)
 	}
-	out := &getTrailStatusOutput{
-		IsLogging: true, StartLoggingTime: s.started, TimeLoggingStarted: s.started.UTC().Format("2006-01-02T15:04:05Z"),
+	out := &getTrailStatusOutput{IsLogging: true, StartLoggingTime: s.started, TimeLoggingStarted: textTime(s.started)}
+	if s.delivery != nil {
+		d, err := s.delivery.Delivery(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out.LatestDeliveryTime, out.LatestDeliveryError = d.Delivered, d.Failure
+		out.LatestDeliveryAttemptTime, out.LatestDeliveryAttemptSucceeded = textTime(d.Attempted), textTime(d.Delivered)
+		if d.Failure == "" && d.Lost > 0 {
+			out.LatestDeliveryError = fmt.Sprintf("%d records were dropped before they were delivered.", d.Lost)
+		}
 	}
 	if s.trail.Failure() != nil {
 		out.IsLogging, out.LatestDeliveryError = false, "Records cannot be kept at the moment."
@@ -342,6 +361,14 @@ func (s *Service) getTrailStatus(_ context.Context, c *awsapi.Caller, in *getTra
 		out.LatestDeliveryError = fmt.Sprintf("%d records were lost since the start.", lost)
 	}
 	return out, nil
+}
+
+// textTime is a time as GetTrailStatus has it in texts; empty if it has not come.
+func textTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
 type listTrailsInput struct{ NextToken string }

@@ -33,10 +33,17 @@ const (
 type server struct {
 	url   string
 	trail *audit.Trail
+	store *audit.Files
 	ahead atomic.Int64 // of the clock
 }
 
 func newServer(t *testing.T) *server {
+	t.Helper()
+	return newServerFor(t, "")
+}
+
+// newServerFor returns a server whose trail is delivered to a bucket, if that has a name.
+func newServerFor(t *testing.T, bucket string) *server {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	store, err := audit.OpenFiles(audit.FilesConfig{Dir: filepath.Join(t.TempDir(), "audit"), Log: log})
@@ -44,9 +51,13 @@ func newServer(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	s := &server{trail: audit.NewTrail(store, audit.Required, log)}
+	s := &server{trail: audit.NewTrail(store, audit.Required, log), store: store}
+	var delivery *audit.Deliverer
+	if bucket != "" {
+		delivery = audit.NewDeliverer(audit.DelivererConfig{Outbox: store, Bucket: bucket, Prefix: "p", Log: log})
+	}
 	now := func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
-	trails := cloudtrail.New(cloudtrail.Config{Trail: s.trail, Partition: "aws", Region: "us-east-1", Now: now})
+	trails := cloudtrail.New(cloudtrail.Config{Trail: s.trail, Delivery: delivery, Partition: "aws", Region: "us-east-1", Now: now})
 	handler, err := awsapi.NewHandler(awsapi.HandlerConfig{
 		Services: []awsapi.Service{trails.API()},
 		Authenticator: &awsapi.Authenticator{Credentials: func(_ context.Context, keyID, _ string) (awsapi.Credential, error) {
@@ -259,5 +270,50 @@ func TestTheTrailIsDescribed(t *testing.T) {
 	// Of another Region the trail is known by its ARN only.
 	if _, err := s.client(account, "eu-west-1").GetTrailStatus(t.Context(), &awscloudtrail.GetTrailStatusInput{Name: aws.String("lanyard")}); code(err) != "TrailNotFoundException" {
 		t.Errorf("from another Region: %v", err)
+	}
+}
+
+// coded is an error as S3 has them.
+type coded string
+
+func (c coded) Error() string     { return string(c) }
+func (c coded) ErrorCode() string { return string(c) }
+
+func TestDeliveriesAreTold(t *testing.T) {
+	t.Parallel()
+	s := newServerFor(t, "trail")
+	c := s.client(account, "us-east-1")
+	trails, err := c.DescribeTrails(t.Context(), nil)
+	if err != nil || len(trails.TrailList) != 1 || aws.ToString(trails.TrailList[0].S3BucketName) != "trail" || aws.ToString(trails.TrailList[0].S3KeyPrefix) != "p" {
+		t.Errorf("%+v, %v", trails, err)
+	}
+	status := func() *awscloudtrail.GetTrailStatusOutput {
+		t.Helper()
+		status, err := c.GetTrailStatus(t.Context(), &awscloudtrail.GetTrailStatusInput{Name: aws.String("lanyard")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status
+	}
+	if got := status(); got.LatestDeliveryTime != nil || got.LatestDeliveryError != nil || aws.ToString(got.LatestDeliveryAttemptTime) != "" {
+		t.Errorf("before the first delivery: %+v", got)
+	}
+	deliver := func(result error) {
+		t.Helper()
+		s.record(t, account, "us-east-1", "A", 0)
+		if _, err := s.store.Deliver(t.Context(), func(context.Context, *audit.Batch) error { return result }); !errors.Is(err, result) {
+			t.Fatal(err)
+		}
+	}
+	deliver(coded("NoSuchBucket"))
+	if got := status(); got.LatestDeliveryTime != nil || aws.ToString(got.LatestDeliveryError) != "NoSuchBucket" || aws.ToString(got.LatestDeliveryAttemptTime) == "" ||
+		aws.ToString(got.LatestDeliveryAttemptSucceeded) != "" || !*got.IsLogging {
+		t.Errorf("after a failure: %+v", got)
+	}
+	deliver(nil)
+	if got := status(); got.LatestDeliveryTime == nil || got.LatestDeliveryError != nil ||
+		aws.ToString(got.LatestDeliveryAttemptSucceeded) != got.LatestDeliveryTime.Format("2006-01-02T15:04:05Z") ||
+		aws.ToString(got.LatestDeliveryAttemptTime) != aws.ToString(got.LatestDeliveryAttemptSucceeded) {
+		t.Errorf("after a delivery: %+v", got)
 	}
 }

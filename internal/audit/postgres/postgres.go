@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/lanyard-id/lanyard/internal/audit"
@@ -22,6 +23,7 @@ import (
 type Config struct {
 	URL       string        // postgres://USER:PASSWORD@HOST/DATABASE?…, as libpq has it
 	Retention time.Duration // how long records are kept; audit.DefaultRetention when zero
+	Deliver   bool          // the records are delivered elsewhere: makes Deliver and Delivery work
 	Log       *slog.Logger  // required
 }
 
@@ -57,6 +59,7 @@ const schemaLock = 0x6c616e79617264 // "lanyard"
 type Store struct {
 	pool      *pgxpool.Pool
 	retention time.Duration
+	deliver   bool
 	log       *slog.Logger
 	queue     chan *entry
 	done      chan struct{}
@@ -83,7 +86,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the audit trail's database: %w", err)
 	}
-	s := &Store{pool: pool, retention: c.Retention, log: c.Log, queue: make(chan *entry, maxBatch), done: make(chan struct{})}
+	s := &Store{pool: pool, retention: c.Retention, deliver: c.Deliver, log: c.Log, queue: make(chan *entry, maxBatch), done: make(chan struct{})}
 	if s.retention == 0 {
 		s.retention = audit.DefaultRetention
 	}
@@ -93,8 +96,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		if _, err := tx.Exec(opening, "SELECT pg_advisory_xact_lock($1)", int64(schemaLock)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(opening, schema)
-		return err
+		if _, err := tx.Exec(opening, schema); err != nil || !c.Deliver {
+			return err
+		}
+		return makeOutbox(opening, tx)
 	})
 	if err != nil {
 		pool.Close()
@@ -247,6 +252,9 @@ func parsePosition(text string) (at time.Time, seq int64, err error) {
 	return time.UnixMicro(micro), seq, nil
 }
 
+// Room implements audit.Store. How much room its machine has the database alone knows.
+func (s *Store) Room() error { return nil }
+
 // Probe implements audit.Store.
 func (s *Store) Probe(ctx context.Context) error { return s.pool.Ping(ctx) }
 
@@ -286,10 +294,19 @@ func (s *Store) keep() {
 }
 
 func (s *Store) tidy(ctx context.Context, now time.Time) error {
+	before := now.Add(-s.retention)
 	for {
-		tag, err := s.pool.Exec(ctx, `DELETE FROM lanyard_audit WHERE ctid = ANY(ARRAY(
-			SELECT ctid FROM lanyard_audit WHERE time < $1 LIMIT $2))`, now.Add(-s.retention), deletedAtOnce)
-		if err != nil || tag.RowsAffected() < deletedAtOnce {
+		var dropped int64
+		var err error
+		if s.deliver {
+			dropped, err = s.tidyOutbox(ctx, before)
+		} else {
+			var tag pgconn.CommandTag
+			tag, err = s.pool.Exec(ctx, `DELETE FROM lanyard_audit WHERE ctid = ANY(ARRAY(
+				SELECT ctid FROM lanyard_audit WHERE time < $1 LIMIT $2))`, before, deletedAtOnce)
+			dropped = tag.RowsAffected()
+		}
+		if err != nil || dropped < deletedAtOnce {
 			return err
 		}
 	}
