@@ -290,6 +290,40 @@ func TestMigration(t *testing.T) {
 	m.wantWays("shared-a", "shared", "pod-identity")
 	m.wantWays("shared-b", "shared", "pod-identity")
 
+	// The way back: after the second phase it waits for the trust, and then a pod has its role by web identity alone.
+	k.must(http.MethodDelete, "/api/v1/namespaces/web/pods/reader-0?gracePeriodSeconds=0", "")
+	k.must(http.MethodPost, "/api/v1/namespaces/web/pods", `{"metadata": {"name": "reader-0", "ownerReferences": [
+{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "reader-5d5", "uid": "1", "controller": true}]}, "spec": {"serviceAccountName": "reader", "containers": [
+{"name": "app", "image": "app", "env": [{"name": "AWS_CONTAINER_CREDENTIALS_FULL_URI", "value": "http://169.254.170.23/v1/credentials"}]}]}}`)
+	back := []string{"-l", "part=reader", "--undo", "--approve"}
+	finished := m.state()
+	printed = m.want(3, []string{"restore annotation reader: skipped", "delete association reader: skipped"}, back...)
+	if !strings.Contains(printed, "add a statement such as") || !maps.Equal(finished, m.state()) {
+		t.Errorf("without the trust it changed something, or does not say what is missing:\n%s", printed)
+	}
+	statement := fmt.Sprintf(`{"Effect":"Allow","Principal":{"Federated":"arn:aws:iam::%s:oidc-provider/%s"},"Action":"sts:AssumeRoleWithWebIdentity",`+
+		`"Condition":{"StringEquals":{"%[2]s:aud":"sts.amazonaws.com","%[2]s:sub":"system:serviceaccount:web:reader"}}}`, account, provider)
+	restored := strings.TrimSuffix(m.trust("one-web-reader"), "]}") + "," + statement + "]}"
+	put := &iam.UpdateAssumeRolePolicyInput{RoleName: aws.String("one-web-reader"), PolicyDocument: &restored}
+	if _, err := iam.NewFromConfig(s.aws()).UpdateAssumeRolePolicy(t.Context(), put); err != nil {
+		t.Fatal(err)
+	}
+	if planned := m.want(3, []string{"restore annotation reader: to do", "delete association reader: to do"}, back[:3]...); !strings.Contains(planned,
+		`"kubectl rollout restart -n web deployment/reader"`) {
+		t.Errorf("the plan does not restart the pods:\n%s", planned)
+	}
+	k.kubeconfig = k.kubeconfigOf("default", "onlooker")
+	m.want(1, []string{"restore annotation reader: failed", "delete association reader: skipped"}, back...)
+	k.kubeconfig = admin
+	m.as("eks:DeletePodIdentityAssociation", func() {
+		m.want(1, []string{"restore annotation reader: done", "delete association reader: failed"}, back...)
+	})
+	m.wantWays("reader", "one-web-reader", "irsa", "pod-identity")
+	m.want(0, []string{"delete association reader: done"}, back...)
+	m.wantWays("reader", "one-web-reader", "irsa")
+	m.want(3, []string{"trust Pod Identity one-web-reader: done", "associate reader: to do"}, "-l", "part=reader")
+	m.want(3, []string{"delete association taken: skipped"}, "-l", "part=taken", "--undo", "--approve")
+
 	// People get tables; a kubeconfig of another cluster is refused.
 	out, _, err := s.lanyard("migrate", "--cluster", "one", "--kubeconfig", k.kubeconfig, "-l", "part=taken")
 	wantStatus(t, err, 3)

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -23,13 +20,14 @@ type migration struct {
 	kubeconfig, kubeContext      string
 	restrict                     bool
 	finish, force                bool
+	undo                         bool
 	approve                      bool
 }
 
 func newMigrateCommand(c *cli) *cobra.Command {
 	var q migration
 	cmd := &cobra.Command{
-		Use:   "migrate --cluster NAME [-n NAMESPACE] [--finish] [--approve]",
+		Use:   "migrate --cluster NAME [-n NAMESPACE] [--finish | --undo] [--approve]",
 		Short: "Move service accounts from IRSA to Pod Identity, in two phases",
 		Long: `Move the service accounts that are annotated with eks.amazonaws.com/role-arn from IRSA to EKS Pod Identity, with the roles that they have.
 
@@ -37,13 +35,17 @@ The first phase lets their roles trust Pod Identity besides, and makes the assoc
 are restarted. The second, --finish, takes the annotations off, and the trust in web identities of this cluster out of the roles that
 no service account of it is annotated with any more.
 
+The way back is --undo: it restores annotations that --finish has taken off, and deletes the associations that the first phase has made.
+After --finish the trust in web identities must be put back into the roles first; the plan says which statement is missing.
+
 Without --approve nothing is changed: the plan is printed. What is done already is left as it is, so that a run that was broken
 off is taken up by another. A step that fails does not keep those of other roles from being done.
 
 The exit status is 0 if there is nothing left to do, 3 if there is, and 1 if a step failed or the plan could not be made.`,
 		Example: `  lanyard migrate --cluster prod -n web
   lanyard migrate --cluster prod -n web --approve
-  lanyard migrate --cluster prod -n web --finish --approve`,
+  lanyard migrate --cluster prod -n web --finish --approve
+  lanyard migrate --cluster prod -n web --undo`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.migrate(cmd.Context(), q) },
 	}
@@ -56,8 +58,9 @@ The exit status is 0 if there is nothing left to do, 3 if there is, and 1 if a s
 	flags.BoolVar(&q.restrict, "restrict", false, "let the roles trust Pod Identity for this cluster alone, by aws:SourceArn and aws:SourceAccount")
 	flags.BoolVar(&q.finish, "finish", false, "the second phase: take annotations and the trust in web identities away")
 	flags.BoolVar(&q.force, "force", false, "with --finish, do not wait for pods that go the web identity's way")
+	flags.BoolVar(&q.undo, "undo", false, "go back to web identities: restore annotations, and delete the associations that this command has made")
 	flags.BoolVar(&q.approve, "approve", false, "carry the plan out")
-	cmd.MarkFlagsMutuallyExclusive("finish", "restrict")
+	cmd.MarkFlagsMutuallyExclusive("finish", "restrict", "undo")
 	return cmd
 }
 
@@ -83,9 +86,12 @@ func (c *cli) migrate(ctx context.Context, q migration) error {
 		return err
 	}
 	var plan *migrationPlan
-	if q.finish {
+	switch {
+	case q.undo:
+		plan, err = scene.undo()
+	case q.finish:
 		plan, err = scene.finish(q.force)
-	} else {
+	default:
 		plan, err = scene.associate(q.restrict)
 	}
 	if err != nil {
@@ -177,8 +183,8 @@ func (m *migrator) carryOut(ctx context.Context, p *migrationPlan) (failed int) 
 			continue
 		}
 		// Associations need their role's trust, and a role's web identities can go when none of its annotations is left; annotations
-		// do not depend on each other.
-		if earlier := broken[s.RoleARN]; earlier == doTrust || earlier != "" && s.Do == doDistrust {
+		// do not depend on each other. On the way back an association goes when the annotations are there again.
+		if earlier := broken[s.RoleARN]; earlier == doTrust || earlier != "" && s.Do == doDistrust || earlier == doMark && s.Do == doDissociate {
 			s.State, s.Why = stateSkipped, fmt.Sprintf("the step %q of its role failed", earlier)
 			continue
 		}
@@ -191,6 +197,10 @@ func (m *migrator) carryOut(ctx context.Context, p *migrationPlan) (failed int) 
 			err = m.associate(ctx, p.Cluster, s, trusted[s.RoleARN])
 		case doUnmark:
 			err = m.unmark(ctx, s)
+		case doMark:
+			err = m.mark(ctx, s)
+		case doDissociate:
+			err = m.dissociate(ctx, p.Cluster, s)
 		}
 		s.State = stateDone
 		if err != nil {
@@ -241,29 +251,14 @@ func (m *migrator) associate(ctx context.Context, cluster string, s *migrationSt
 	return err
 }
 
-// unmark takes the role off a service account, and keeps it in an annotation of Lanyard's. The object is written as it was read but for
-// that; the API server refuses it if it was changed in between.
+// unmark takes the role off a service account, and keeps it in an annotation of Lanyard's.
 func (m *migrator) unmark(ctx context.Context, s *migrationStep) error {
-	path := "/api/v1/namespaces/" + url.PathEscape(s.Namespace) + "/serviceaccounts/" + url.PathEscape(s.ServiceAccount)
-	data, err := m.api.do(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	var account map[string]any
-	if err := json.Unmarshal(data, &account); err != nil {
-		return fmt.Errorf("read the API server's answer: %w", err)
-	}
-	metadata, _ := account["metadata"].(map[string]any)
-	annotations, _ := metadata["annotations"].(map[string]any)
-	if annotations[roleAnnotation] != s.RoleARN {
-		return errors.New("its annotation was changed in the meantime")
-	}
-	delete(annotations, roleAnnotation)
-	annotations[migratedAnnotation] = s.RoleARN
-	body, err := json.Marshal(account)
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
-	_, err = m.api.do(ctx, http.MethodPut, path, body)
-	return err
+	return m.editAnnotations(ctx, s, func(annotations map[string]any) error {
+		if annotations[roleAnnotation] != s.RoleARN {
+			return errors.New("its annotation was changed in the meantime")
+		}
+		delete(annotations, roleAnnotation)
+		annotations[migratedAnnotation] = s.RoleARN
+		return nil
+	})
 }

@@ -16,6 +16,12 @@ const (
 	doDistrust  = "distrust web identity"
 )
 
+// The steps of the way back.
+const (
+	doMark       = "restore annotation"
+	doDissociate = "delete association"
+)
+
 // The states of a step.
 const (
 	stateToDo    = "to do"
@@ -32,19 +38,20 @@ type migrationStep struct {
 	ServiceAccount string   `json:"serviceAccount,omitempty"`
 	SharedBy       []string `json:"sharedBy,omitempty"` // of steps that are about a role: the service accounts of the plan that have it
 	RoleARN        string   `json:"roleArn"`
-	Why            string   `json:"why,omitempty"`    // of steps that are skipped or have failed
-	Change         []string `json:"change,omitempty"` // line by line, as diffDocuments has it
-	After          string   `json:"after,omitempty"`  // the trust policy that is written
+	Why            string   `json:"why,omitempty"`           // of steps that are skipped or have failed
+	Change         []string `json:"change,omitempty"`        // line by line, as diffDocuments has it
+	After          string   `json:"after,omitempty"`         // the trust policy that is written
+	AssociationID  string   `json:"associationId,omitempty"` // of steps that delete one
 }
 
 // migrationPlan is what `lanyard migrate` would do, or has done.
 type migrationPlan struct {
 	Cluster     string          `json:"cluster"`
 	ProviderARN string          `json:"providerArn"`
-	Phase       string          `json:"phase"` // associate or finish
+	Phase       string          `json:"phase"` // associate, finish or undo
 	Steps       []migrationStep `json:"steps"`
 	Warnings    []string        `json:"warnings,omitempty"`
-	Restart     []string        `json:"restart,omitempty"` // commands, for pods that go the web identity's way
+	Restart     []string        `json:"restart,omitempty"` // commands, for pods that go the way that is left
 }
 
 // open reports whether there is something to do, by the command or by people.

@@ -32,6 +32,8 @@ const (
 	migratedTag = "lanyard.dev/migrated"
 	// tokenFileVariable is what makes SDKs take the web identity's way, which they look for before the agent's.
 	tokenFileVariable = "AWS_WEB_IDENTITY_TOKEN_FILE"
+	// agentVariable makes SDKs take the agent's way.
+	agentVariable = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 	// agentAddon is the name of the EKS add-on that runs the agent.
 	agentAddon = "eks-pod-identity-agent"
 	// pageSize is how many objects an API server is asked for at once: so many, with all that is in a pod, stay below maxReply.
@@ -56,10 +58,10 @@ type roleScene struct {
 	notes   []string
 }
 
-// identityPod is a pod that goes the web identity's way.
+// identityPod is a pod that has credentials.
 type identityPod struct {
 	Namespace, Name, ServiceAccount string
-	Role                            string // that its containers are given, if it can be told
+	Role                            string // that its containers are given, if it can be told: by the web identity's way alone
 	restart                         string // the command that makes it anew
 }
 
@@ -71,8 +73,9 @@ type migrationScene struct {
 	accounts     []annotatedAccount
 	roles        map[string]roleScene // by ARN: those of the accounts that are selected
 	associations map[string]associationView
-	count        int // associations of the whole cluster
-	pods         []identityPod
+	count        int           // associations of the whole cluster
+	pods         []identityPod // that go the web identity's way
+	agentPods    []identityPod // of the accounts that are selected, that go the agent's way
 	notes        []string
 }
 
@@ -284,7 +287,8 @@ func (m *migrator) readAgent(ctx context.Context, s *migrationScene, daemonSet b
 	return nil
 }
 
-// readPods finds the pods that go the web identity's way: those of the accounts, and others that have one of their roles.
+// readPods finds the pods that go the web identity's way: those of the accounts, and others that have one of their roles; and those of
+// the accounts that go the agent's way.
 func (m *migrator) readPods(ctx context.Context, s *migrationScene) error {
 	controllers := map[string]string{}
 	return listKubernetes(ctx, m.api, "/api/v1/pods", func(p *corev1.Pod) error {
@@ -297,7 +301,9 @@ func (m *migrator) readPods(ctx context.Context, s *migrationScene) error {
 			s.notes = append(s.notes, fmt.Sprintf("pod %s/%s runs on %s, where EKS Pod Identity does not reach", p.Namespace, p.Name, where))
 		}
 		role, _ := variable(&p.Spec, "AWS_ROLE_ARN")
-		if _, ok := variable(&p.Spec, tokenFileVariable); !ok {
+		_, byToken := variable(&p.Spec, tokenFileVariable)
+		_, byAgent := variable(&p.Spec, agentVariable)
+		if !byToken && !(byAgent && ours) {
 			return nil
 		}
 		one := identityPod{Namespace: p.Namespace, Name: p.Name, ServiceAccount: account, Role: role}
@@ -307,7 +313,11 @@ func (m *migrator) readPods(ctx context.Context, s *migrationScene) error {
 				return err
 			}
 		}
-		s.pods = append(s.pods, one)
+		if byToken { // which SDKs look for first
+			s.pods = append(s.pods, one)
+		} else {
+			s.agentPods = append(s.agentPods, one)
+		}
 		return nil
 	})
 }

@@ -278,6 +278,104 @@ func TestPlansOfTheSecondPhase(t *testing.T) {
 	}
 }
 
+// migrated changes the scene to one after the first phase, or after the second.
+func migrated(finished bool) func(*migrationScene) {
+	return func(s *migrationScene) {
+		s.associations["web/reader"] = associationView{ID: "a-1", RoleARN: readerRole, Tags: map[string]string{migratedTag: "true"}}
+		s.agentPods = []identityPod{
+			{Namespace: "web", Name: "reader-0", ServiceAccount: "reader", restart: "kubectl rollout restart -n web deployment/reader"},
+			{Namespace: "web", Name: "other-0", ServiceAccount: "other", restart: "kubectl rollout restart -n web deployment/other"},
+		}
+		if finished {
+			s.accounts[0].Role, s.accounts[0].Was = "", readerRole
+		}
+	}
+}
+
+func TestPlansOfTheWayBack(t *testing.T) {
+	t.Parallel()
+	both := trusting(forReader, exactStatement)
+	after := func(finished bool, change func(*migrationScene)) func(*migrationScene) {
+		return func(s *migrationScene) {
+			migrated(finished)(s)
+			change(s)
+		}
+	}
+	missing := "its role's trust policy does not let it in by web identity, and what it said before --finish is not kept: add a statement such as "
+	for _, c := range []struct {
+		name, trust string
+		change      func(*migrationScene)
+		steps       []string // a step that ends in "…" is the beginning of one
+		restart     bool
+	}{
+		{"nothing was done", trusting(forReader), nil, []string{"delete association reader: done"}, false},
+		{"the first phase", both, migrated(false), []string{"delete association reader: to do"}, true},
+		{"the second phase, whose trust was put back", both, migrated(true), []string{"restore annotation reader: to do", "delete association reader: to do"}, true},
+		{"the second phase, whose trust is gone", trusting(exactStatement), migrated(true), []string{
+			"restore annotation reader: skipped: " + missing + "…", "delete association reader: skipped: " + missing + "…"}, false},
+		{"a run was broken off after the annotation", both, after(true, func(s *migrationScene) { s.accounts[0].Role, s.accounts[0].Was = readerRole, "" }),
+			[]string{"delete association reader: to do"}, true},
+		{"a run was broken off after the association", both, after(true, func(s *migrationScene) { clear(s.associations) }),
+			[]string{"restore annotation reader: to do", "delete association reader: done"}, false},
+		{"an association that people made", both, associated(readerRole), []string{
+			"delete association reader: skipped: association a-1 has no tag lanyard.dev/migrated, so this command did not make it: " +
+				"delete it with `lanyard association delete` if it is to go"}, false},
+		{"an association that was given another role", both, after(false, func(s *migrationScene) {
+			a := s.associations["web/reader"]
+			a.RoleARN = "arn:aws:iam::111122223333:role/other"
+			s.associations["web/reader"] = a
+		}), []string{"delete association reader: skipped: association a-1 gives it arn:aws:iam::111122223333:role/other, and this command makes none with another role"}, false},
+		{"a role that is gone", both, after(true, func(s *migrationScene) { s.roles[readerRole] = roleScene{problem: "the role does not exist"} }), []string{
+			"restore annotation reader: skipped: the role does not exist", "delete association reader: skipped: the role does not exist"}, false},
+		{"a trust in another service account", trusting(byWebIdentity("StringLike", "system:serviceaccount:web:writer"), exactStatement), migrated(false),
+			[]string{"delete association reader: skipped: " + missing + "…"}, false},
+		{"a trust in another audience than the annotation's", both, after(false, func(s *migrationScene) {
+			s.accounts[0].Annotations = map[string]string{"eks.amazonaws.com/audience": "vault"}
+		}), []string{"delete association reader: skipped: " + missing + "…"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p, err := reading(c.trust, c.change).undo()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := brief(p)
+			for i, want := range c.steps {
+				if start, cut := strings.CutSuffix(want, "…"); cut && i < len(got) && strings.HasPrefix(got[i], start) {
+					got[i] = want
+				}
+			}
+			if diff := cmp.Diff(c.steps, got); diff != "" {
+				t.Errorf("steps (-want +got):\n%s", diff)
+			}
+			var restart []string
+			if c.restart {
+				restart = []string{"kubectl rollout restart -n web deployment/reader"}
+			}
+			if diff := cmp.Diff(restart, p.Restart); diff != "" {
+				t.Errorf("restarts (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The statement that the plan asks for is one with which the next plan goes on.
+func TestTheMissingStatementIsTheRightOne(t *testing.T) {
+	t.Parallel()
+	scene := reading(trusting(exactStatement), migrated(true))
+	p, err := scene.undo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(p.Steps[0].Why, "add a statement such as ")
+	statement, _, ok := strings.Cut(rest, ", and run this again")
+	if !ok {
+		t.Fatalf("it says %s", p.Steps[0].Why)
+	}
+	p, err = reading(trusting(exactStatement, statement), migrated(true)).undo()
+	wantPlan(t, p, err, []string{"restore annotation reader: to do", "delete association reader: to do"}, "it goes on trusting Pod Identity")
+}
+
 func TestOnlyStatementsOfTheProviderGo(t *testing.T) {
 	t.Parallel()
 	quoted := func(s string) string { text, _ := json.Marshal(s); return string(text) }
