@@ -19,13 +19,19 @@ const life = 30 * time.Second
 // needs leaves the test out when the client is not installed.
 func (c client) needs(t *testing.T, dir string) {
 	t.Helper()
+	if c.missing(t, dir) {
+		leftOut(t, "its toolchain is not on this machine")
+	}
+}
+
+// missing reports whether the machine lacks what the client is made with.
+func (c client) missing(t *testing.T, dir string) bool {
+	t.Helper()
 	missing, err := os.ReadFile(filepath.Join(dir, "missing"))
 	if err != nil {
 		t.Fatalf("the clients are not installed (run make e2e, or test/clients/install.sh): %v", err)
 	}
-	if slices.Contains(strings.Fields(string(missing)), c.install) {
-		leftOut(t, "its toolchain is not on this machine")
-	}
+	return slices.Contains(strings.Fields(string(missing)), c.install)
 }
 
 // Official SDKs in a pod's place: from the agent's link-local addresses, on port 80, in a namespace that is nothing but a node.

@@ -96,19 +96,31 @@ func TestAgentManifestsReachEveryNode(t *testing.T) {
 	same(t, "priority", "system-node-critical", pod.PriorityClassName)
 	same(t, "tolerations", []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, pod.Tolerations)
 	same(t, "names, of which one is a Service's", corev1.DNSClusterFirstWithHostNet, pod.DNSPolicy)
-	if u := set.Spec.UpdateStrategy.RollingUpdate; u == nil || u.MaxUnavailable.String() != "10%" || u.MaxSurge != nil {
-		t.Errorf("updated by %+v, want a tenth of the nodes at a time: two agents cannot have one address", set.Spec.UpdateStrategy)
+	if u := set.Spec.UpdateStrategy.RollingUpdate; u == nil || u.MaxUnavailable.String() != "0" || u.MaxSurge.String() != "10%" {
+		t.Errorf("updated by %+v, want the next agent on a tenth of the nodes at a time, before the one there ends", set.Spec.UpdateStrategy)
 	}
-	agent := pod.Containers[0]
-	ports := map[string]int32{}
-	for _, p := range agent.Ports {
-		ports[p.Name] = p.ContainerPort
+	handedOver := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil })
+	if handedOver < 0 {
+		t.Fatal("nothing is handed over from one agent to the next")
 	}
-	same(t, "ports", map[string]int32{"probes": 2703, "metrics": 2705}, ports)
-	for path, probe := range map[string]*corev1.Probe{"/healthz": agent.LivenessProbe, "/readyz": agent.ReadinessProbe} {
-		if get := probe.HTTPGet; get.Path != path || get.Host != "localhost" || get.Port.String() != "probes" {
-			t.Errorf("the probe of %s asks %+v", path, get)
+	dir := pod.Volumes[handedOver].HostPath.Path
+	containers := map[string]corev1.Container{}
+	for _, c := range pod.Containers {
+		containers[c.Name] = c
+		if len(c.Ports) != 0 { // of which the node could have but one
+			t.Errorf("%s lists the ports %+v", c.Name, c.Ports)
 		}
+		if !slices.Contains(slices.Concat(c.Command, c.Args), "--handover="+dir) {
+			t.Errorf("%s hands nothing over in %s: %q", c.Name, dir, c.Args)
+		}
+	}
+	agent := containers["agent"]
+	if get := agent.LivenessProbe.HTTPGet; get.Path != "/healthz" || get.Host != "localhost" || get.Port.IntValue() != 2703 {
+		t.Errorf("the probe of its health asks %+v", get)
+	}
+	same(t, "its own answer to whether it is ready", []string{"/lanyard-agent", "health", "--socket=/run/health/socket"}, agent.ReadinessProbe.Exec.Command)
+	if !slices.Contains(agent.Args, "--health-socket=/run/health/socket") {
+		t.Errorf("it does not answer there: %q", agent.Args)
 	}
 	life, mode := int64(3600), int32(0o400)
 	same(t, "its token", corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{DefaultMode: &mode, Sources: []corev1.VolumeProjection{

@@ -71,12 +71,8 @@ func startNode(t testing.TB, n *namespace, s *server, life time.Duration) *node 
 	}
 	relay := startRelay(t, n.listen(controlPlane), s.env["AWS_ENDPOINT_URL"], life)
 
-	identity := filepath.Join(t.TempDir(), "token")
-	token := strings.TrimSpace(s.must("token", "dev", "-n", "kube-system", "-s", "lanyard-agent", "--audience", "sts.amazonaws.com"))
-	if err := os.WriteFile(identity, []byte(token), 0o400); err != nil {
-		t.Fatal(err)
-	}
-	cmd := n.restricted("net_bind_service", "server", "--cluster-name=dev", "--role-arn="+agentRole, "--web-identity-token-file="+identity, "--jwks-url=")
+	bound := &node{n, s, relay}
+	cmd := n.restricted("net_bind_service", append([]string{"server"}, bound.agentIdentity()...)...)
 	cmd.Env = append(cmd.Env, "AWS_REGION="+s.env["AWS_REGION"], "AWS_ENDPOINT_URL=http://"+controlPlane)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Start(); err != nil {
@@ -98,7 +94,7 @@ func startNode(t testing.TB, n *namespace, s *server, life time.Duration) *node 
 				if err != nil || !noCoreDumps.Match(limits) {
 					t.Errorf("the agent may leave core dumps: %v\n%s", err, limits)
 				}
-				return &node{n, s, relay}
+				return bound
 			}
 		}
 		select {
@@ -112,9 +108,24 @@ func startNode(t testing.TB, n *namespace, s *server, life time.Duration) *node 
 	}
 }
 
-// restricted is the agent as a container of the manifests has it: root, with one capability, and no way to others.
-func (n *namespace) restricted(capability string, args ...string) *exec.Cmd {
-	return n.command("setpriv", append([]string{"--no-new-privs", "--bounding-set=-all,+" + capability, "--inh-caps=-all", binary("lanyard-agent")}, args...)...)
+// agentIdentity are the flags by which the agent has its identity.
+func (n *node) agentIdentity() []string {
+	n.t.Helper()
+	file := filepath.Join(n.t.TempDir(), "token")
+	token := strings.TrimSpace(n.server.must("token", "dev", "-n", "kube-system", "-s", "lanyard-agent", "--audience", "sts.amazonaws.com"))
+	if err := os.WriteFile(file, []byte(token), 0o400); err != nil {
+		n.t.Fatal(err)
+	}
+	return []string{"--cluster-name=dev", "--role-arn=" + agentRole, "--web-identity-token-file=" + file, "--jwks-url="}
+}
+
+// restricted is the agent as a container of the manifests has it: root, with few capabilities or none, and no way to others.
+func (n *namespace) restricted(capabilities string, args ...string) *exec.Cmd {
+	bounds := "--bounding-set=-all"
+	if capabilities != "" {
+		bounds += ",+" + capabilities
+	}
+	return n.command("setpriv", append([]string{"--no-new-privs", bounds, "--inh-caps=-all", binary("lanyard-agent")}, args...)...)
 }
 
 // token returns a token of the service account that `lanyard dev` has an association for.

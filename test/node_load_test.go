@@ -6,14 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -23,12 +24,46 @@ type callers []string
 // startLoad starts a program of each of two SDKs by the ways, and waits until all have been served.
 func (in *installation) startLoad(name string, ways ...string) callers {
 	in.Helper()
-	loop := goProgram(in.T, "./nodes/loop")
-	python := []string{filepath.Join(cache(in.T), "python", "bin", "python"), absolute(in.T, "nodes/loop.py")}
+	return in.startCallers(name, in.loops()[:2], ways...)
+}
+
+// loop is a program that asks again and again.
+type loop struct {
+	sdk     string
+	command []string
+	folders []string // that its pod needs
+}
+
+// loops are the programs, one of each SDK that this machine has.
+func (in *installation) loops() []loop {
+	in.Helper()
+	dir, sources := cache(in.T), absolute(in.T, "nodes")
+	file := goProgram(in.T, "./nodes/loop")
+	all := []loop{
+		{"go", []string{file}, []string{filepath.Dir(file)}},
+		{"boto3", []string{filepath.Join(dir, "python", "bin", "python"), filepath.Join(sources, "loop.py")}, []string{sources}},
+	}
+	java := []string{"java", "-cp", filepath.Join(dir, "java", "target", "dependency", "*"), filepath.Join(sources, "Loop.java")}
+	for _, c := range []client{
+		{install: "js", command: []string{"node", filepath.Join(sources, "loop.mjs"), filepath.Join(dir, "js")}},
+		{install: "java", command: java},
+	} {
+		if c.missing(in.T, dir) {
+			in.Logf("without %s: its toolchain is not on this machine", c.install)
+		} else {
+			all = append(all, loop{c.install, c.inPod(in.T), []string{sources}})
+		}
+	}
+	return all
+}
+
+// startCallers starts programs by the ways, and waits until all have been served.
+func (in *installation) startCallers(name string, loops []loop, ways ...string) callers {
+	in.Helper()
 	var l callers
 	for _, way := range ways {
-		for sdk, command := range map[string][]string{"go": {loop}, "boto3": python} {
-			p := in.programs(pod(name+"-"+sdk+"-"+way, way, command...), filepath.Dir(loop), absolute(in.T, "nodes"))
+		for _, loop := range loops {
+			p := in.programs(pod(name+"-"+loop.sdk+"-"+way, way, loop.command...), loop.folders...)
 			p.Spec.TerminationGracePeriodSeconds = new(int64(30))
 			in.start(p)
 			l = append(l, p.Name)
@@ -46,12 +81,17 @@ func (in *installation) startLoad(name string, ways ...string) callers {
 	return l
 }
 
-// calls reads what one of these pods has written: how many calls were answered, and how long the longest took. The error is one that the
-// program saw, unless it is tolerated.
-func (in *installation) calls(ctx context.Context, pod string, tolerated ...string) (calls int, longest time.Duration, err error) {
+// call is a line that one of these pods has written.
+type call struct {
+	took    time.Duration
+	failure string // what the program saw, if it was not served
+}
+
+// lines reads what one of these pods has written.
+func (in *installation) lines(ctx context.Context, pod string) (all []call, err error) {
 	out, err := in.api.CoreV1().Pods(web).GetLogs(pod, &corev1.PodLogOptions{}).DoRaw(ctx)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	for line := range strings.Lines(string(out)) {
 		if !strings.HasSuffix(line, "\n") {
@@ -60,17 +100,31 @@ func (in *installation) calls(ctx context.Context, pod string, tolerated ...stri
 		took, said, _ := strings.Cut(strings.TrimSpace(line), " ")
 		ms, err := strconv.Atoi(took)
 		if err != nil {
-			return calls, longest, fmt.Errorf("it wrote %q", line)
+			return all, fmt.Errorf("it wrote %q", line)
 		}
-		longest = max(longest, time.Duration(ms)*time.Millisecond)
+		c := call{took: time.Duration(ms) * time.Millisecond}
+		if !strings.HasPrefix(said, "is "+sessionsOf) {
+			c.failure = said
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// calls reads what one of these pods has written: how many calls were answered, and how long the longest took. The error is one that the
+// program saw, unless it is tolerated.
+func (in *installation) calls(ctx context.Context, pod string, tolerated ...string) (calls int, longest time.Duration, err error) {
+	all, err := in.lines(ctx, pod)
+	for _, c := range all {
+		longest = max(longest, c.took)
 		switch {
-		case strings.HasPrefix(said, "is "+sessionsOf):
+		case c.failure == "":
 			calls++
-		case !slices.ContainsFunc(tolerated, func(text string) bool { return strings.Contains(said, text) }):
-			return calls, longest, fmt.Errorf("after %d calls it saw: %s", calls, said)
+		case !slices.ContainsFunc(tolerated, func(text string) bool { return strings.Contains(c.failure, text) }):
+			return calls, longest, errors.Join(fmt.Errorf("after %d calls it saw: %s", calls, c.failure), err)
 		}
 	}
-	return calls, longest, nil
+	return calls, longest, err
 }
 
 // serves wants each of these pods to be served from now on, and to have seen no error till then but those that are tolerated; then it ends
@@ -110,35 +164,161 @@ func (in *installation) agent(ctx context.Context) (*corev1.Pod, error) {
 	return &pods.Items[0], nil
 }
 
-// botocoreGaveUp is what boto3 says when it could not connect three times within two seconds. A busy node takes longer to replace an agent,
-// which cannot be there twice; the SDK for Go goes on for longer, and is to see nothing.
-const botocoreGaveUp = `Could not connect to the endpoint URL: "http://169.254.170.23/v1/credentials"`
+// process finds the node's process of a command of the agent's program, by its first arguments.
+func (in *installation) process(args ...string) (pid int, err error) {
+	in.Helper()
+	network, err := in.node.Command(in.Context(), "readlink", "/proc/self/ns/net").Output()
+	if err != nil {
+		return 0, err
+	}
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	begin := strings.Join(append([]string{"/lanyard-agent"}, args...), "\x00") + "\x00"
+	for _, p := range processes {
+		id, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue // not a process
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
+		if err != nil || !strings.HasPrefix(string(line), begin) {
+			continue // it has ended, or is another
+		}
+		if its, err := os.Readlink(filepath.Join("/proc", p.Name(), "ns/net")); err == nil && its == strings.TrimSpace(string(network)) {
+			if pid != 0 {
+				return 0, fmt.Errorf("%d and %d are both %q", pid, id, args)
+			}
+			pid = id
+		}
+	}
+	if pid == 0 {
+		return 0, fmt.Errorf("there is no process %q", args)
+	}
+	return pid, nil
+}
 
-// agentsUnderLoad deletes the agent's pod, and has another template take its place, while pods are served.
+// kill ends a process of the agent's at once, and waits until there is another.
+func (in *installation) kill(args ...string) {
+	in.Helper()
+	before, err := in.process(args...)
+	if err == nil {
+		err = syscall.Kill(before, syscall.SIGKILL)
+	}
+	if err != nil {
+		in.Fatal(err)
+	}
+	begun := time.Now()
+	in.eventually("another process", func(context.Context) error {
+		now, err := in.process(args...)
+		if err == nil && now == before {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	in.Logf("another process %q was there after %v", args, time.Since(begun).Round(time.Millisecond))
+}
+
+// another waits until another pod is the only agent, and ready.
+func (in *installation) another(before *corev1.Pod) {
+	in.Helper()
+	in.eventually("another agent", func(ctx context.Context) error {
+		now, err := in.agent(ctx)
+		if err == nil && now.UID == before.UID {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	in.rollout("daemonset/lanyard-agent")
+}
+
+// agentsUnderLoad has agents end in all ways that there are, and be replaced, while pods ask for credentials. None is to see an error.
 func (in *installation) agentsUnderLoad() {
-	l := in.startLoad("across-agents", "irsa", "pods")
+	l := in.startCallers("across-agents", in.loops(), "pods")
 	for _, c := range []struct {
 		name string
-		do   func(agent *corev1.Pod)
+		do   func(in *installation, agent *corev1.Pod)
 	}{
-		{"its pod is deleted", func(agent *corev1.Pod) {
-			in.kubectl("delete", "pod", "-n", release, agent.Name, "--wait=false")
+		{"the serving process is killed", func(in *installation, _ *corev1.Pod) { in.kill("server") }},
+		{"its container is killed", func(in *installation, _ *corev1.Pod) {
+			in.kill("supervise")
+			in.rollout("daemonset/lanyard-agent")
 		}},
-		{"another template", func(*corev1.Pod) { in.upgrade(`{agent: {podAnnotations: {round: "3"}}}`) }},
+		{"the container that holds its sockets is killed", func(in *installation, _ *corev1.Pod) {
+			in.kill("hold")
+			in.rollout("daemonset/lanyard-agent")
+		}},
+		{"its pod is deleted", func(in *installation, agent *corev1.Pod) {
+			in.kubectl("delete", "pod", "-n", release, agent.Name, "--wait=false")
+			in.another(agent)
+		}},
+		{"its pod is deleted by force", func(in *installation, agent *corev1.Pod) {
+			in.kubectl("delete", "pod", "-n", release, agent.Name, "--wait=false", "--grace-period=0", "--force")
+			in.another(agent)
+		}},
+		{"an upgrade", func(in *installation, agent *corev1.Pod) {
+			in.upgrade(`{agent: {podAnnotations: {round: "3"}}}`)
+			in.another(agent)
+		}},
+		{"a rollback", func(in *installation, agent *corev1.Pod) {
+			in.rollback()
+			in.another(agent)
+		}},
 	} {
-		before, err := in.agent(in.Context())
+		in.step(c.name, func(in *installation) {
+			agent, err := in.agent(in.Context())
+			if err != nil {
+				in.Fatal(err)
+			}
+			before := l.count(in)
+			c.do(in, agent)
+			l.goesOn(in, before)
+		})
+	}
+	for _, pod := range l {
+		in.remove(pod)
+	}
+}
+
+// count returns how many lines each has written.
+func (l callers) count(in *installation) map[string]int {
+	in.Helper()
+	lines := map[string]int{}
+	for _, pod := range l {
+		all, err := in.lines(in.Context(), pod)
 		if err != nil {
 			in.Fatal(err)
 		}
-		c.do(before)
-		in.eventually(c.name+": another agent", func(ctx context.Context) error {
-			now, err := in.agent(ctx)
-			if apierrors.IsNotFound(err) || err == nil && now.UID == before.UID {
-				err = errors.New("not yet")
+		lines[pod] = len(all)
+	}
+	return lines
+}
+
+// goesOn wants each to be served from now on, and to have seen no error since it had written some lines.
+func (l callers) goesOn(in *installation, since map[string]int) {
+	in.Helper()
+	now := l.count(in)
+	for _, pod := range l {
+		var after []call
+		in.eventually(pod+" is to be served again", func(ctx context.Context) error {
+			all, err := in.lines(ctx, pod)
+			if err != nil {
+				return err
+			}
+			if after = all[since[pod]:]; len(all) < now[pod]+5 || after[len(after)-1].failure != "" {
+				err = fmt.Errorf("it made %d calls since, the last saw %+v", len(after), after)
 			}
 			return err
 		})
-		in.rollout("daemonset/lanyard-agent")
+		var errs int
+		var longest time.Duration
+		for _, c := range after {
+			longest = max(longest, c.took)
+			if c.failure != "" {
+				errs++
+				in.Errorf("%s saw after %v: %s", pod, c.took, c.failure)
+			}
+		}
+		in.Logf("%s: %d calls, %d errors, the longest took %v", pod, len(after), errs, longest)
 	}
-	l.serves(in, botocoreGaveUp)
 }

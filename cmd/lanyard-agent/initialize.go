@@ -25,9 +25,7 @@ func parseInitialize(args []string, stderr io.Writer) (*initializeConfig, error)
 	flags.StringVar(&c.link, "link", link.DefaultName,
 		"`name` of the link for the addresses; it is made unless it is there, where the kernel can; lo needs no further link")
 	flags.BoolVar(&c.cleanup, "cleanup", false, "take from the node what this command has given it")
-	for _, name := range []string{"v", "verbosity"} {
-		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
-	}
+	verbosityFlag(flags, &c.verbosity)
 	if err := daemon.ParseFlags(flags, args); err != nil {
 		return nil, err
 	}

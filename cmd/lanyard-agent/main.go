@@ -22,6 +22,9 @@ import (
 const usage = `usage: lanyard-agent COMMAND [FLAGS]
 
   server      serve credentials to the pods of this node
+  hold        hold the sockets of servers, so that one can take the place of another
+  supervise   run another command of these, and again when it fails
+  health      ask a server whether it is ready
   initialize  give this node the link-local addresses of the agent
   version     print the version
 
@@ -42,6 +45,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return err
 		}
 		return serve(ctx, c, stdout)
+	case "hold":
+		c, err := parseHold(args[1:], stderr)
+		if err != nil {
+			return err
+		}
+		return hold(ctx, c, stdout)
+	case "supervise":
+		return supervise(ctx, args[1:], stdout, stderr)
+	case "health":
+		c, err := parseHealth(args[1:], stderr)
+		if err != nil {
+			return err
+		}
+		return health(ctx, c)
 	case "initialize":
 		return initialize(args[1:], stdout, stderr)
 	case "version":
@@ -86,31 +103,41 @@ type serverConfig struct {
 	jwksCA, jwksToken string // files, with jwksURL
 	tokenReview       time.Duration
 	profile           bool
+	handover          string // folder
+	healthSocket      string // file
+}
+
+// portFlag adds a flag for a port, by some names.
+func portFlag(flags *flag.FlagSet, into *uint16, what string, names ...string) {
+	for _, name := range names {
+		flags.Func(name, fmt.Sprintf("%s (default %d)", what, *into), func(s string) error {
+			n, err := strconv.ParseUint(s, 10, 16)
+			if err != nil {
+				return errors.New("not a port")
+			}
+			*into = uint16(n)
+			return nil
+		})
+	}
+}
+
+func verbosityFlag(flags *flag.FlagSet, into *string) {
+	for _, name := range []string{"v", "verbosity"} {
+		flags.StringVar(into, name, "info", "log `level`: debug, info, warn or error")
+	}
 }
 
 func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	c := &serverConfig{port: 80, probePort: 2703, metricsPort: 2705}
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	port := func(into *uint16, what string, names ...string) {
-		for _, name := range names {
-			flags.Func(name, fmt.Sprintf("%s (default %d)", what, *into), func(s string) error {
-				n, err := strconv.ParseUint(s, 10, 16)
-				if err != nil {
-					return errors.New("not a port")
-				}
-				*into = uint16(n)
-				return nil
-			})
-		}
-	}
 	for _, name := range []string{"c", "cluster-name"} {
 		flags.StringVar(&c.cluster, name, "", "`name` of the cluster that the node is in (required)")
 	}
-	port(&c.port, "`port` for the pods", "p", "port")
-	port(&c.probePort, "`port` on localhost for probes", "probe-port")
+	portFlag(flags, &c.port, "`port` for the pods", "p", "port")
+	portFlag(flags, &c.probePort, "`port` on localhost for probes", "probe-port")
 	flags.StringVar(&c.metricsAddress, "metrics-address", "0.0.0.0", "`address` for metrics")
-	port(&c.metricsPort, "`port` for metrics", "metrics-port")
+	portFlag(flags, &c.metricsPort, "`port` for metrics", "metrics-port")
 	for _, name := range []string{"b", "bind-hosts"} {
 		flags.Func(name, "`address` for the pods; may be given more than once (default both link-local addresses)", func(s string) error {
 			c.bindHosts = append(c.bindHosts, strings.Trim(s, "[]"))
@@ -134,9 +161,10 @@ func parseServer(args []string, stderr io.Writer) (*serverConfig, error) {
 	flags.DurationVar(&c.tokenReview, "token-review", 0,
 		"`age` at which EKS Auth is asked again before kept credentials are handed out, in case that it does not honour the token any more; 0 asks only to renew")
 	flags.BoolVar(&c.profile, "pprof", false, "serve profiles under /debug/pprof/ on the port for probes")
-	for _, name := range []string{"v", "verbosity"} {
-		flags.StringVar(&c.verbosity, name, "info", "log `level`: debug, info, warn or error")
-	}
+	flags.StringVar(&c.handover, "handover", "",
+		"`folder` of this user in which sockets are handed over: those for the pods are those that a hold command offers there, and others go from one server to the next")
+	flags.StringVar(&c.healthSocket, "health-socket", "", "`file` for a Unix socket that answers probes too: that of no other server")
+	verbosityFlag(flags, &c.verbosity)
 	if err := daemon.ParseFlags(flags, args); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -65,6 +66,7 @@ func TestParseServer(t *testing.T) {
 		{"-c demo --jwks-file /keys --jwks-token-file /t", nil},
 		{"-c demo --role-arn arn:aws:iam::111122223333:role/agent", nil},
 		{"-c demo --web-identity-token-file /t", nil},
+		{"-c demo --handover /run/x --health-socket /run/y", func(c *serverConfig) { c.handover, c.healthSocket = "/run/x", "/run/y" }},
 		{"-c demo --role-arn agent --web-identity-token-file /t", nil},
 		{"-c demo --role-arn arn:aws:iam::111122223333:role/agent --web-identity-token-file /t --rotate-credentials", nil},
 		{"-c demo --max-fetch-qps 0", nil},
@@ -110,6 +112,18 @@ func TestCommands(t *testing.T) {
 	if err := run(t.Context(), []string{"initialize", "extra"}, &out, &errs); err == nil { // no test may change this machine's interfaces
 		t.Error("initialize takes an argument")
 	}
+	for _, args := range [][]string{{"supervise"}, {"supervise", "supervise", "version"}} {
+		if err := run(t.Context(), args, &out, &errs); !errors.Is(err, daemon.ErrUsage) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+	for _, args := range []string{"hold", "hold --handover", "hold --handover /run/x --link=", "hold --handover /run/x extra", "health",
+		"health --socket s --path /", "health --socket s extra", "hold --handover " + filepath.Join(t.TempDir(), "none")} {
+		if err := run(t.Context(), strings.Fields(args), io.Discard, io.Discard); err == nil {
+			t.Errorf("took %q", args)
+		}
+	}
+	errs.Reset()
 	if err := run(t.Context(), []string{"server", "-h"}, &out, &errs); !errors.Is(err, flag.ErrHelp) || !strings.Contains(errs.String(), "cluster-name") {
 		t.Errorf("server -h: %v, %s", err, &errs)
 	}

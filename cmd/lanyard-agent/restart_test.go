@@ -173,7 +173,7 @@ func TestInherited(t *testing.T) {
 func TestProfiles(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		c := &serverConfig{metricsAddress: "127.0.0.1", profile: on}
-		servers, err := c.admin(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), http.NotFoundHandler())
+		servers, err := c.admin(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), http.NotFoundHandler())
 		if err != nil {
 			t.Fatal(err)
 		}

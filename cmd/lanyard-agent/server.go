@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +28,7 @@ import (
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/agent"
 	"github.com/lanyard-id/lanyard/internal/daemon"
+	"github.com/lanyard-id/lanyard/internal/handover"
 )
 
 // serve runs the server command until ctx ends: then it serves the requests in flight, and the probes until that is done.
@@ -43,20 +46,18 @@ func serve(ctx context.Context, c *serverConfig, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	listeners, err := c.listen(log)
+	var server *agent.Server
+	probes := agent.NewProbes(
+		func() error { return errors.Join(server.Healthy(), a.Healthy()) },
+		func() error { return errors.Join(server.Ready(), a.Ready()) }, log)
+	listeners, admin, offer, err := c.bind(ctx, log, registry, probes)
 	if err != nil {
 		return err
 	}
-	server := agent.NewServer(a, listeners, log)
+	server = agent.NewServer(a, listeners, log)
 	registry.MustRegister(prometheus.NewGaugeFunc(
 		prometheus.GaugeOpts{Name: "lanyard_agent_connections", Help: "Open connections of pods."},
 		func() float64 { return float64(server.Connections()) }))
-	admin, err := c.admin(log, registry, agent.NewProbes(
-		func() error { return errors.Join(server.Healthy(), a.Healthy()) },
-		func() error { return errors.Join(server.Ready(), a.Ready()) }, log))
-	if err != nil {
-		return errors.Join(err, closeAll(listeners))
-	}
 	for _, l := range listeners {
 		log.Info("listening", "server", "credentials", "bind-addr", l.Addr().String())
 	}
@@ -74,11 +75,68 @@ func serve(ctx context.Context, c *serverConfig, stdout io.Writer) error {
 		adminErr = daemon.Serve(after, log, admin...)
 		stop()
 	})
-	err = server.Serve(ctx)
+	err = c.serveInTurn(ctx, a, server, listeners, offer, log)
 	stop()
 	stopAdmin()
 	group.Wait()
 	return errors.Join(err, adminErr)
+}
+
+// serveInTurn serves once no other server does, or this one could as well: until then it leaves connections to the other. It hands its sockets
+// over, if that is wanted, until all is answered: so long does a holder keep the node's addresses.
+func (c *serverConfig) serveInTurn(ctx context.Context, a *agent.Agent, server *agent.Server, listeners []net.Listener, offer *handover.Offer, log *slog.Logger) error {
+	if offer == nil {
+		return server.Serve(ctx)
+	}
+	err := c.waitForTurn(ctx, a, log)
+	if err == nil {
+		err = c.announce(ctx, offer)
+	}
+	switch {
+	case err == nil:
+		err = server.Serve(ctx)
+	case ctx.Err() != nil: // told to end
+		err = closeAll(listeners)
+	default:
+		err = errors.Join(err, closeAll(listeners))
+	}
+	return errors.Join(err, offer.Close())
+}
+
+// announce has the offer be a server's. Nobody who has locked the folder misses it meanwhile.
+func (c *serverConfig) announce(ctx context.Context, offer *handover.Offer) error {
+	unlock, err := handover.Lock(ctx, c.handover)
+	if err != nil {
+		return err
+	}
+	return errors.Join(offer.Rename(servers), unlock())
+}
+
+// lookEvery is how often it is looked whether there are others who serve.
+const lookEvery = 50 * time.Millisecond
+
+// waitForTurn returns when the agent is ready, or nobody else offers sockets as a server.
+func (c *serverConfig) waitForTurn(ctx context.Context, a *agent.Agent, log *slog.Logger) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for waiting := false; ; waiting = true {
+		notReady := a.Ready()
+		others, err := handover.Take(c.handover, servers)
+		if err := errors.Join(err, handover.CloseAll(others)); err != nil {
+			return err
+		}
+		if notReady == nil || len(others) == 0 {
+			return nil
+		}
+		if !waiting {
+			log.Info("another server goes on until this one is ready")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // returnMemoryEvery is how often memory that a burst of requests took is given back. It costs some milliseconds, and the
@@ -155,11 +213,16 @@ func newAgent(ctx context.Context, c *serverConfig, log *slog.Logger, registry *
 	}, nil
 }
 
-// listen takes the sockets for pods that were handed over, and binds those that were not.
-func (c *serverConfig) listen(log *slog.Logger) (listeners []net.Listener, err error) {
+// socketsWithin bounds how long a holder of sockets is waited for.
+const socketsWithin = 30 * time.Second
+
+// bind takes the sockets that are handed over, binds those that are not, and hands them over in its turn, if that is wanted.
+func (c *serverConfig) bind(ctx context.Context, log *slog.Logger, registry *prometheus.Registry, probes http.Handler) (
+	listeners []net.Listener, admin []*daemon.Server, offer *handover.Offer, err error,
+) {
 	given, err := inherited(os.Getenv, strconv.Itoa(os.Getpid()))
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	defer func() {
 		for _, l := range given {
@@ -168,8 +231,108 @@ func (c *serverConfig) listen(log *slog.Logger) (listeners []net.Listener, err e
 		}
 		if err != nil {
 			err = errors.Join(err, closeAll(listeners))
+			for _, s := range admin {
+				err = errors.Join(err, s.Close())
+			}
 		}
 	}()
+	if c.handover != "" {
+		var unlock func() error
+		if unlock, err = c.take(ctx, given); err != nil {
+			return nil, nil, nil, err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+	}
+	if listeners, err = c.listen(given, log); err != nil {
+		return listeners, nil, nil, err
+	}
+	if admin, err = c.admin(given, log, registry, probes); err != nil {
+		return listeners, nil, nil, err
+	}
+	all := slices.Clone(listeners)
+	for _, s := range admin {
+		all = append(all, s.Listener)
+	}
+	if c.healthSocket != "" {
+		l, err := listenUnix(c.healthSocket)
+		if err != nil {
+			return listeners, admin, nil, err
+		}
+		admin = append(admin, &daemon.Server{Name: "health", Listener: l, Handler: probes})
+	}
+	if c.handover != "" {
+		if offer, err = handOver(c.handover, all, log); err != nil {
+			return listeners, admin, nil, err
+		}
+	}
+	return listeners, admin, offer, nil
+}
+
+// handOver offers the sockets of listeners.
+func handOver(dir string, listeners []net.Listener, log *slog.Logger) (*handover.Offer, error) {
+	var sockets []*handover.Socket
+	for _, l := range listeners {
+		s, err := handover.New(l)
+		if err != nil {
+			return nil, errors.Join(err, handover.CloseAll(sockets))
+		}
+		sockets = append(sockets, s)
+	}
+	offer, err := handover.NewOffer(dir, next, sockets, log)
+	if err != nil {
+		return nil, errors.Join(err, handover.CloseAll(sockets))
+	}
+	return offer, nil
+}
+
+// take adds the sockets that are offered to those that are given, once those for pods are among them, and locks the folder.
+func (c *serverConfig) take(ctx context.Context, given map[string]net.Listener) (unlock func() error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, socketsWithin)
+	defer cancel()
+	hosts := c.bindHosts
+	if len(hosts) == 0 {
+		hosts = []string{agent.LinkLocalIPv4}
+	}
+	sockets, unlock, err := handover.Wait(ctx, c.handover, func(sockets []*handover.Socket) error {
+		for _, host := range hosts {
+			if address := hostPort(host, c.port); given[address] == nil && handover.Find(sockets, address) == nil {
+				return fmt.Errorf("nobody hands over %s", address)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sockets {
+		if given[s.Address()] == nil {
+			var l net.Listener
+			if l, err = s.Listener(); err != nil {
+				return nil, errors.Join(err, handover.CloseAll(sockets), unlock())
+			}
+			given[s.Address()] = l
+		}
+	}
+	if err := handover.CloseAll(sockets); err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	return unlock, nil
+}
+
+// listenUnix listens at a file, which it makes anew.
+func listenUnix(file string) (net.Listener, error) {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen for probes: %w", err)
+	}
+	l, err := net.Listen("unix", file)
+	if err != nil {
+		return nil, fmt.Errorf("listen for probes: %w", err)
+	}
+	return l, nil
+}
+
+// listen uses the sockets for pods that are given, and binds those that are not. It takes them out of the map.
+func (c *serverConfig) listen(given map[string]net.Listener, log *slog.Logger) (listeners []net.Listener, err error) {
 	hosts := c.bindHosts
 	if len(hosts) == 0 {
 		hosts = []string{agent.LinkLocalIPv4, agent.LinkLocalIPv6}
@@ -198,15 +361,15 @@ func (c *serverConfig) listen(log *slog.Logger) (listeners []net.Listener, err e
 // inherited returns the sockets that were handed over as systemd does (sd_listen_fds(3)), by their addresses: whoever holds
 // them keeps the connections that arrive while the agent is replaced.
 func inherited(getenv func(string) string, pid string) (map[string]net.Listener, error) {
+	listeners := map[string]net.Listener{}
 	if getenv("LISTEN_PID") != pid {
-		return nil, nil
+		return listeners, nil
 	}
 	const first, most = 3, 16
 	n, err := strconv.Atoi(getenv("LISTEN_FDS"))
 	if err != nil || n < 0 || n > most {
 		return nil, fmt.Errorf("LISTEN_FDS is %q: not a number up to %d", getenv("LISTEN_FDS"), most)
 	}
-	listeners := map[string]net.Listener{}
 	for fd := first; fd < first+n; fd++ {
 		f := os.NewFile(uintptr(fd), "LISTEN_FDS")
 		l, err := net.FileListener(f)
@@ -229,8 +392,20 @@ func hostPort(host string, port uint16) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
-// admin binds the addresses of probes and metrics.
-func (c *serverConfig) admin(log *slog.Logger, registry *prometheus.Registry, probes http.Handler) (servers []*daemon.Server, err error) {
+// boundTo returns what net.Listen may have bound for an address: numbers, and all addresses in two ways.
+func boundTo(address string) []string {
+	a, err := net.ResolveTCPAddr("tcp", address)
+	switch {
+	case err != nil:
+		return nil // net.Listen will say so
+	case len(a.IP) == 0 || a.IP.IsUnspecified():
+		return []string{hostPort("::", uint16(a.Port)), hostPort("0.0.0.0", uint16(a.Port))}
+	}
+	return []string{a.String()}
+}
+
+// admin uses the sockets for probes and metrics that are given, and binds those that are not. It takes them out of the map.
+func (c *serverConfig) admin(given map[string]net.Listener, log *slog.Logger, registry *prometheus.Registry, probes http.Handler) (servers []*daemon.Server, err error) {
 	metrics := http.NewServeMux()
 	metrics.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	metrics.Handle("/", probes)
@@ -246,6 +421,13 @@ func (c *serverConfig) admin(log *slog.Logger, registry *prometheus.Registry, pr
 		{Name: "probes", Address: hostPort("localhost", c.probePort), Handler: local},
 		{Name: "metrics", Address: hostPort(c.metricsAddress, c.metricsPort), Handler: metrics},
 	} {
+		for _, address := range boundTo(s.Address) {
+			if l, ok := given[address]; ok {
+				delete(given, address)
+				s.Listener = l
+				break
+			}
+		}
 		if err := s.Listen(); err != nil {
 			for _, other := range servers {
 				err = errors.Join(err, other.Close())

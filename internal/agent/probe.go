@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// probeTimeout is how long a probe may take.
-const probeTimeout = 10 * time.Second
+// ProbeTimeout is how long a probe may take.
+const ProbeTimeout = 10 * time.Second
 
 // NewProbes serves /healthz and /readyz with AWS's agent's answers: 200 if the check returns nil, 408 if that takes longer than
 // ten seconds, and else 500. Unlike that agent's, a probe makes no request of its own.
 func NewProbes(healthy, ready func() error, log *slog.Logger) http.Handler {
 	probe := func(check func() error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), probeTimeout)
+			ctx, cancel := context.WithTimeout(r.Context(), ProbeTimeout)
 			defer cancel()
 			err := within(ctx, check)
 			switch {

@@ -20,10 +20,12 @@ const (
 	idleTimeout       = 2 * time.Minute
 	// maxHeaderBytes bounds a request's header; net/http adds 4 KiB to it. The longest token has 20,000 bytes.
 	maxHeaderBytes = 28 << 10
-	stopTimeout    = 15 * time.Second // for requests in flight: a fetch takes up to ten
 	// acceptFailsFor is how long accepting may fail before the server counts as unhealthy.
 	acceptFailsFor = time.Minute
 )
+
+// StopTimeout is how long a Server that stops goes on answering what it has accepted: a fetch takes up to ten seconds.
+const StopTimeout = 15 * time.Second
 
 // Server serves pods on some addresses, by HTTP/1.1, and knows how it is doing.
 type Server struct {
@@ -89,7 +91,7 @@ func (s *Server) stop(accepting *sync.WaitGroup) error {
 	}
 	accepting.Wait()
 	s.http.SetKeepAlivesEnabled(false) // closes what is idle, and the rest after its answer
-	grace, done := context.WithTimeout(context.Background(), stopTimeout)
+	grace, done := context.WithTimeout(context.Background(), StopTimeout)
 	defer done()
 	for s.open.Load() > 0 {
 		select {

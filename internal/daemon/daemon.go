@@ -39,8 +39,8 @@ type Server struct {
 	Address string // host:port; port 0 picks a free one
 	Handler http.Handler
 	TLS     *tls.Config // nil serves plain HTTP
-
-	listener net.Listener
+	// Listener is what Listen binds, unless it is set before: then the address is not looked at.
+	Listener net.Listener
 }
 
 // Limits of every server. There is no time limit on bodies here, since objects may be large: the handlers of small
@@ -54,19 +54,22 @@ const (
 
 // Listen binds the server's address, so that it accepts connections from now on and Addr is known.
 func (s *Server) Listen() error {
+	if s.Listener != nil {
+		return nil
+	}
 	l, err := net.Listen("tcp", s.Address)
 	if err != nil {
 		return fmt.Errorf("listen for %s: %w", s.Name, err)
 	}
-	s.listener = l
+	s.Listener = l
 	return nil
 }
 
 // Addr returns the address that a server which has called Listen is bound to.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
+func (s *Server) Addr() string { return s.Listener.Addr().String() }
 
 // Close gives up the address of a server that was never served.
-func (s *Server) Close() error { return s.listener.Close() }
+func (s *Server) Close() error { return s.Listener.Close() }
 
 // Serve runs servers that listen until ctx ends or one of them fails; then it stops accepting, and waits up to ten
 // seconds for the requests in flight.
@@ -86,9 +89,9 @@ func Serve(ctx context.Context, log *slog.Logger, servers ...*Server) error {
 		group.Go(func() {
 			var err error
 			if s.TLS != nil {
-				err = hs.ServeTLS(s.listener, "", "")
+				err = hs.ServeTLS(s.Listener, "", "")
 			} else {
-				err = hs.Serve(s.listener)
+				err = hs.Serve(s.Listener)
 			}
 			if !errors.Is(err, http.ErrServerClosed) {
 				cancel(fmt.Errorf("serve %s: %w", s.Name, err))

@@ -21,7 +21,7 @@ type Config struct {
 	IPv6 netip.Addr
 }
 
-// Result says what Ensure and Remove did.
+// Result says what Ensure, Park and Remove did.
 type Result struct {
 	Link    string // the name of the link that has the addresses, or had them
 	Changed bool   // whether anything was done
@@ -39,4 +39,12 @@ func (c *Config) check() error {
 		c.Name = DefaultName
 	}
 	return nil
+}
+
+// addresses are those that are asked for.
+func (c *Config) addresses() []netip.Addr {
+	if !c.IPv6.IsValid() {
+		return []netip.Addr{c.IPv4}
+	}
+	return []netip.Addr{c.IPv4, c.IPv6}
 }

@@ -16,6 +16,8 @@ const (
 	// protocol is what a route says about who made it. It is none that iproute2 lists, so that the routes that Ensure made, and
 	// with them the addresses, are known on a link that is not its own.
 	protocol = 170
+	// parkMetric is that of the routes that Park makes. Any other route comes first.
+	parkMetric = 1 << 24
 	// dumps is how often the kernel is asked for a list that changes while it is being read.
 	dumps = 10
 )
@@ -57,6 +59,11 @@ func ensure(c Config) (Result, error) {
 	if c.IPv6.IsValid() {
 		added, r.NoIPv6 = ensureAddress(c, link, c.IPv6)
 		r.Changed = r.Changed || added
+	}
+	for _, address := range c.addresses() {
+		if _, err := unpark(address); err != nil {
+			return r, err
+		}
 	}
 	return r, nil
 }
@@ -143,7 +150,7 @@ func ensureRoute(link netlink.Link, address netip.Addr) (added bool, err error) 
 		return false, err
 	}
 	for _, r := range there {
-		if r.LinkIndex != link.Attrs().Index {
+		if !parked(r) && r.LinkIndex != link.Attrs().Index {
 			return false, fmt.Errorf(`there is another route to %s, %v: remove it ("ip route delete %[1]s") and try again`, address, r)
 		}
 	}
@@ -175,22 +182,93 @@ func remove(c Config) (Result, error) {
 		}
 		r = Result{Link: c.Name, Changed: true}
 	}
-	for _, address := range []netip.Addr{c.IPv4, c.IPv6} {
-		if !address.IsValid() {
-			continue
-		}
-		ours, err := routes(address, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	for _, address := range c.addresses() {
+		name, err := removeOurs(address)
 		if err != nil {
 			return r, err
 		}
-		for _, at := range ours {
-			if r.Link, err = removeAddress(at, address); err != nil {
-				return r, err
-			}
-			r.Changed = true
+		unparked, err := unpark(address)
+		if err != nil {
+			return r, err
+		}
+		if name != "" {
+			r.Link = name
+		}
+		r.Changed = r.Changed || unparked || name != ""
+	}
+	return r, nil
+}
+
+// Park takes the addresses that Ensure has given, until Ensure gives them again. Meanwhile the node drops what is sent to them, so that
+// clients try again to connect, as TCP does, where the node would otherwise refuse the connection, and nothing of it leaves the node. A
+// link that Ensure has made stays. It needs CAP_NET_ADMIN unless there is nothing to do.
+func Park(c Config) (Result, error) {
+	if err := c.check(); err != nil {
+		return Result{}, err
+	}
+	var r Result
+	for _, address := range c.addresses() {
+		name, err := park(address)
+		if err != nil {
+			return Result{}, fmt.Errorf("park %s: %w", address, explain(err))
+		}
+		if name != "" {
+			r.Link, r.Changed = name, true
 		}
 	}
 	return r, nil
+}
+
+// park returns the link that had the address, if it did something.
+func park(address netip.Addr) (name string, err error) {
+	ours, err := ourRoutes(address)
+	if err != nil || !slices.ContainsFunc(ours, func(r netlink.Route) bool { return !parked(r) }) {
+		return "", err // the address is somebody else's
+	}
+	if err := netlink.RouteAdd(drop(address)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return "", fmt.Errorf("add route: %w", err)
+	}
+	return removeOurs(address)
+}
+
+// unpark reports whether there was something to undo.
+func unpark(address netip.Addr) (done bool, err error) {
+	ours, err := ourRoutes(address)
+	if err != nil || !slices.ContainsFunc(ours, parked) {
+		return false, err
+	}
+	if err := netlink.RouteDel(drop(address)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, fmt.Errorf("remove route to %s: %w", address, err)
+	}
+	return true, nil
+}
+
+// drop is the route by which nothing gets to a parked address.
+func drop(address netip.Addr) *netlink.Route {
+	return &netlink.Route{Dst: host(address), Type: unix.RTN_BLACKHOLE, Priority: parkMetric, Protocol: protocol}
+}
+
+func parked(r netlink.Route) bool { return r.Type == unix.RTN_BLACKHOLE }
+
+func ourRoutes(address netip.Addr) ([]netlink.Route, error) {
+	return routes(address, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+}
+
+// removeOurs takes an address, and the route to it, from the link that Ensure gave them. It returns the link's name, or nothing.
+func removeOurs(address netip.Addr) (name string, err error) {
+	ours, err := ourRoutes(address)
+	if err != nil {
+		return "", err
+	}
+	for _, at := range ours {
+		if parked(at) {
+			continue
+		}
+		if name, err = removeAddress(at, address); err != nil {
+			return name, err
+		}
+	}
+	return name, nil
 }
 
 // removeAddress removes an address from the link that its route leads to, and then the route. It returns the link's name.

@@ -83,7 +83,11 @@ func state(t *testing.T) (all []string) {
 		must(t, err)
 		for _, r := range routes {
 			if ones, bits := r.Dst.Mask.Size(); ones == bits {
-				all = append(all, "route "+r.Dst.String()+" to "+names[r.LinkIndex])
+				to := names[r.LinkIndex]
+				if r.Type == unix.RTN_BLACKHOLE {
+					to = "nowhere"
+				}
+				all = append(all, "route "+r.Dst.String()+" to "+to)
 			}
 		}
 	}
@@ -173,6 +177,71 @@ func TestEnsureAndRemove(t *testing.T) {
 			}
 		})
 	}
+}
+
+// parkedAt is the state in which a link, among others, had both addresses.
+func parkedAt(links ...string) []string {
+	var all []string
+	for _, l := range links {
+		all = append(all, "link "+l)
+	}
+	return append(all, "route 169.254.170.23/32 to nowhere", "route fd00:ec2::23/128 to nowhere")
+}
+
+// What is sent to a parked address goes nowhere, until it is given again or nothing of it is to be left.
+func TestPark(t *testing.T) {
+	const own = link.DefaultName
+	for _, c := range []struct {
+		name, asked string
+		given       func(*testing.T)
+		link        string
+		links       []string // while there are addresses
+		left        []string // after all
+	}{
+		{"a link of its own", "", func(t *testing.T) { needKind(t, true) }, own, []string{"lo", own}, []string{"link lo"}},
+		{"the loopback link", "lo", func(*testing.T) {}, "lo", []string{"lo"}, []string{"link lo"}},
+		{
+			"somebody's link", "", func(t *testing.T) { must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: named(own)})) },
+			own, []string{"lo", own}, []string{"link lo", "link " + own},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			enterNamespace(t)
+			c.given(t)
+			config := link.Config{Name: c.asked, IPv4: ipv4, IPv6: ipv6}
+			park := func(want link.Result) {
+				t.Helper()
+				got, err := link.Park(config)
+				must(t, err)
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("Park (-want +got):\n%s", diff)
+				}
+			}
+			park(link.Result{}) // there is nothing
+			ensure(t, config, link.Result{Link: c.link, Changed: true})
+			for range 2 {
+				park(link.Result{Link: c.link, Changed: true})
+				wantState(t, "parked", parkedAt(c.links...)...)
+				park(link.Result{})
+				ensure(t, config, link.Result{Link: c.link, Changed: true})
+				wantState(t, "given again", at(c.link, c.links...)...)
+			}
+			park(link.Result{Link: c.link, Changed: true})
+			if got, err := link.Remove(config); err != nil || !got.Changed {
+				t.Errorf("Remove: %+v, %v", got, err)
+			}
+			wantState(t, "undone", c.left...)
+		})
+	}
+}
+
+func TestAddressesOfSomebodyElseAreNotParked(t *testing.T) {
+	enterNamespace(t)
+	must(t, netlink.AddrAdd(loopbackLink(t), parseAddr(t, "169.254.170.23/32")))
+	if got, err := link.Park(link.Config{IPv4: ipv4, IPv6: ipv6}); err != nil || got.Changed {
+		t.Errorf("Park: %+v, %v", got, err)
+	}
+	wantState(t, "left alone", "link lo", "address 169.254.170.23/32 on lo")
 }
 
 // loopbackOnly asks for the loopback link, which all kernels have.
@@ -299,6 +368,9 @@ func TestMissingRightsAreTold(t *testing.T) {
 		if _, err := link.Remove(loopbackOnly); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 			t.Errorf("got error %v, want that CAP_NET_ADMIN is missing", err)
 		}
+		if _, err := link.Park(loopbackOnly); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			t.Errorf("got error %v, want that CAP_NET_ADMIN is missing", err)
+		}
 		wantState(t, "refused", at("lo", "lo")...)
 	})
 }
@@ -316,6 +388,9 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 		if _, err := link.Remove(c); err == nil {
 			t.Errorf("%s: Remove takes it", name)
+		}
+		if _, err := link.Park(c); err == nil {
+			t.Errorf("%s: Park takes it", name)
 		}
 	}
 }

@@ -16,3 +16,8 @@ func Ensure(c Config) (Result, error) {
 func Remove(c Config) (Result, error) {
 	return Result{}, fmt.Errorf("only Linux nodes can be set up; take %s from this one by its own means: %w", c.IPv4, errors.ErrUnsupported)
 }
+
+// Park fails as Ensure does.
+func Park(c Config) (Result, error) {
+	return Result{}, fmt.Errorf("only Linux nodes can drop what is sent to %s: %w", c.IPv4, errors.ErrUnsupported)
+}
