@@ -19,11 +19,9 @@ import (
 	"github.com/lanyard-id/lanyard/internal/kv"
 )
 
-// dying is a store that a replica loses for good at a certain write: from then on no write of it arrives. If answered is set, that
-// write itself is the last to arrive, but its answer is lost.
+// dying is a store that a replica loses for good at a certain write: that write is the last to arrive, and its answer is lost.
 type dying struct {
 	kv.Store
-	answered bool
 
 	mu   sync.Mutex
 	left int // writes until then; negative for never
@@ -40,7 +38,7 @@ func (d *dying) Commit(ctx context.Context, ops ...kv.Op) (int64, error) {
 	switch {
 	case left == 0:
 		return 0, lost
-	case left == 1 && d.answered:
+	case left == 1:
 		if _, err := d.Store.Commit(ctx, ops...); err != nil {
 			return 0, err
 		}
@@ -80,7 +78,7 @@ func (r *replica) settle(t *testing.T) *replica {
 
 // mortal is a replica on a dying store, in a world where all is ready for the crash: a cluster, and the stack "app" if a template is
 // given. witness is another one on the same store.
-func mortal(t *testing.T, answered bool, template string) (r, witness *replica, store *dying) {
+func mortal(t *testing.T, template string) (r, witness *replica, store *dying) {
 	t.Helper()
 	w := newWorld(t)
 	witness = w.root(t)
@@ -88,7 +86,7 @@ func mortal(t *testing.T, answered bool, template string) (r, witness *replica, 
 	if template != "" {
 		wantStatus(t, witness.create(t, "app", template), cfntypes.StackStatusCreateComplete)
 	}
-	store = &dying{Store: w.store, answered: answered, left: -1}
+	store = &dying{Store: w.store, left: -1}
 	return w.start(t, store).as(witness.Key), witness, store
 }
 
@@ -105,23 +103,21 @@ func counts(inventory []string) map[string]int {
 const crashTemplate = "ci-user.yaml"
 
 // everyStep calls what happens with a replica that dies at each of its writes in turn, until one lives through it all.
-func everyStep(t *testing.T, name string, check func(t *testing.T, answered bool, n int) (survived bool)) {
-	for _, answered := range []bool{false, true} {
-		t.Run(fmt.Sprintf("%s, the last write answered: %t", name, answered), func(t *testing.T) {
-			t.Parallel()
-			for n := 1; ; n++ {
-				if n > 200 {
-					t.Fatal("there is no end of writes")
-				}
-				if check(t, answered, n) {
-					if n < 8 {
-						t.Errorf("there were only %d writes", n)
-					}
-					return
-				}
+func everyStep(t *testing.T, name string, check func(t *testing.T, n int) (survived bool)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		for n := 1; ; n++ {
+			if n > 200 {
+				t.Fatal("there is no end of writes")
 			}
-		})
-	}
+			if check(t, n) {
+				if n < 8 {
+					t.Errorf("there were only %d writes", n)
+				}
+				return
+			}
+		}
+	})
 }
 
 // crash runs something on a replica that dies at its n-th write, and reports whether it was over before.
@@ -140,9 +136,9 @@ func crash(t *testing.T, store *dying, n int, do func() error) bool {
 
 // createdAfterCrash creates the stack "app" on a replica that dies at its n-th write, and returns another that has finished it; nil if
 // the first write was the last, and there is no stack.
-func createdAfterCrash(t *testing.T, answered bool, n int, template string) (next *replica, survived bool) {
+func createdAfterCrash(t *testing.T, n int, template string) (next *replica, survived bool) {
 	t.Helper()
-	r, _, store := mortal(t, answered, "")
+	r, _, store := mortal(t, "")
 	survived = crash(t, store, n, func() error {
 		_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
 		return err
@@ -161,8 +157,8 @@ func createdAfterCrash(t *testing.T, answered bool, n int, template string) (nex
 func TestCrashWhileCreating(t *testing.T) {
 	t.Parallel()
 	template := readTemplate(t, crashTemplate)
-	everyStep(t, "create", func(t *testing.T, answered bool, n int) bool {
-		next, survived := createdAfterCrash(t, answered, n, template)
+	everyStep(t, "create", func(t *testing.T, n int) bool {
+		next, survived := createdAfterCrash(t, n, template)
 		if next == nil {
 			return survived
 		}
@@ -181,8 +177,8 @@ func TestCrashWhileCreating(t *testing.T) {
 func TestCrashWhileCreationIsRolledBack(t *testing.T) {
 	t.Parallel()
 	template := broken(t, readTemplate(t, "role-policy.yaml"))
-	everyStep(t, "roll back", func(t *testing.T, answered bool, n int) bool {
-		r, _, store := mortal(t, answered, "")
+	everyStep(t, "roll back", func(t *testing.T, n int) bool {
+		r, _, store := mortal(t, "")
 		survived := crash(t, store, n, func() error {
 			_, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM})
 			return err
@@ -213,8 +209,8 @@ func TestCrashWhileUpdating(t *testing.T) {
 		{"update", after, cfntypes.StackStatusUpdateComplete, false},
 		{"update that fails", broken(t, after), cfntypes.StackStatusUpdateRollbackComplete, true},
 	} {
-		everyStep(t, tc.name, func(t *testing.T, answered bool, n int) bool {
-			r, witness, store := mortal(t, answered, before)
+		everyStep(t, tc.name, func(t *testing.T, n int) bool {
+			r, witness, store := mortal(t, before)
 			original := witness.inventory(t)
 			survived := crash(t, store, n, func() error {
 				_, err := r.cfn().UpdateStack(t.Context(), &awscfn.UpdateStackInput{StackName: aws.String("app"), TemplateBody: &tc.template, Capabilities: namedIAM})
@@ -248,8 +244,8 @@ func TestCrashWhileUpdating(t *testing.T) {
 
 func TestCrashWhileDeleting(t *testing.T) {
 	t.Parallel()
-	everyStep(t, "delete", func(t *testing.T, answered bool, n int) bool {
-		r, witness, store := mortal(t, answered, readTemplate(t, "target-role.yaml"))
+	everyStep(t, "delete", func(t *testing.T, n int) bool {
+		r, witness, store := mortal(t, readTemplate(t, "target-role.yaml"))
 		id := witness.stack(t, "app").StackId
 		survived := crash(t, store, n, func() error {
 			_, err := r.cfn().DeleteStack(t.Context(), &awscfn.DeleteStackInput{StackName: id})
@@ -299,8 +295,8 @@ Resources:
 func TestCrashWithClusterAndStore(t *testing.T) {
 	t.Parallel()
 	want := map[string]int{"role": 1, "addon": 1, "association": 1, "entry": 1, "bucket": 1}
-	everyStep(t, "create", func(t *testing.T, answered bool, n int) bool {
-		next, survived := createdAfterCrash(t, answered, n, clusterAndStore)
+	everyStep(t, "create", func(t *testing.T, n int) bool {
+		next, survived := createdAfterCrash(t, n, clusterAndStore)
 		if next == nil {
 			return survived
 		}
@@ -313,8 +309,8 @@ func TestCrashWithClusterAndStore(t *testing.T) {
 		}
 		return survived
 	})
-	everyStep(t, "update that fails", func(t *testing.T, answered bool, n int) bool {
-		r, witness, store := mortal(t, answered, clusterAndStore)
+	everyStep(t, "update that fails", func(t *testing.T, n int) bool {
+		r, witness, store := mortal(t, clusterAndStore)
 		original := witness.inventory(t)
 		survived := crash(t, store, n, func() error {
 			_, err := r.cfn().UpdateStack(t.Context(), &awscfn.UpdateStackInput{
@@ -333,8 +329,8 @@ func TestCrashWithClusterAndStore(t *testing.T) {
 		}
 		return survived
 	})
-	everyStep(t, "delete", func(t *testing.T, answered bool, n int) bool {
-		r, witness, store := mortal(t, answered, clusterAndStore)
+	everyStep(t, "delete", func(t *testing.T, n int) bool {
+		r, witness, store := mortal(t, clusterAndStore)
 		id := witness.stack(t, "app").StackId
 		survived := crash(t, store, n, func() error {
 			_, err := r.cfn().DeleteStack(t.Context(), &awscfn.DeleteStackInput{StackName: id})
@@ -356,7 +352,7 @@ func TestCrashDoesNotAdoptBuckets(t *testing.T) {
 	t.Parallel()
 	template := withBucket(`"BucketName":"fixed"`)
 	for n := 1; n < 6; n++ {
-		r, witness, store := mortal(t, false, "")
+		r, witness, store := mortal(t, "")
 		if _, err := witness.s3Client().CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("fixed")}); err != nil {
 			t.Fatal(err)
 		}
@@ -380,7 +376,7 @@ func TestCrashDoesNotAdoptStrangers(t *testing.T) {
 	t.Parallel()
 	template := `{"Resources":{"Role":{"Type":"AWS::IAM::Role","Properties":{"RoleName":"fixed","AssumeRolePolicyDocument":` + podsTrust + `}}}}`
 	for n := 1; n < 6; n++ {
-		r, witness, store := mortal(t, false, "")
+		r, witness, store := mortal(t, "")
 		other := strings.Replace(template, `"Properties":{`, `"Properties":{"Description":"somebody else's",`, 1)
 		witness.create(t, "other", other)
 		before := witness.inventory(t)
@@ -403,7 +399,7 @@ func TestCrashDoesNotAdoptStrangers(t *testing.T) {
 func TestOneReplicaSettles(t *testing.T) {
 	t.Parallel()
 	template := readTemplate(t, crashTemplate)
-	r, _, store := mortal(t, false, "")
+	r, _, store := mortal(t, "")
 	store.die(6)
 	if _, err := r.cfn().CreateStack(t.Context(), &awscfn.CreateStackInput{StackName: aws.String("app"), TemplateBody: &template, Capabilities: namedIAM}); err == nil {
 		t.Fatal("the crash went unnoticed")
