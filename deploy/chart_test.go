@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/lanyard-id/lanyard/deploy"
+	"github.com/lanyard-id/lanyard/internal/accesspolicy"
 )
 
 // releases are ways to install the chart, by what they are for.
@@ -44,7 +45,9 @@ var releases = map[string]string{
 	"a certificate of cert-manager's": "clusterName: demo\nserver: {tls: {existingSecret: server-tls}}\nca: {configMap: trust}",
 	"a public certificate":            "clusterName: demo\nendpoint: https://id.example.com\nserver: {tls: {existingSecret: server-tls}, service: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8], annotations: {a: b}}}",
 	"an upstream S3":                  "clusterName: demo\nserver: {s3: {upstream: {endpoint: \"https://minio\", accessKeyID: lanyard, existingSecret: minio}}}",
+	"a trail in a bucket":             "clusterName: demo\nserver: {audit: {bucket: {name: trail, prefix: lanyard, region: eu-west-1}}}",
 	"token reviews":                   "clusterName: demo\nserver: {tokenReview: 30s}",
+	"people by IAM":                   "clusterName: demo\naccess: {enabled: true}",
 	"more configuration":              "clusterName: demo\nserver: {extraConfig: {log: {level: debug}, listen: \":8080\"}, extraArgs: [-trust-guard=deny], extraEnv: [{name: A, value: b}], trustGuard: \"off\"}",
 	"interception":                    "clusterName: demo\nintercept: {enabled: true, corednsCustom: true, hosts: [sts.us-west-2.amazonaws.com]}\nserver: {s3: {embedded: true}}",
 	"a Corefile by hand":              "clusterName: demo\nintercept: {enabled: true}",
@@ -228,17 +231,13 @@ func checkReferences(t *testing.T, all objects, values string) {
 				volumes[c.Name] = true
 			}
 		}
+		mounted := map[string]bool{}
 		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 			for _, m := range c.VolumeMounts {
-				if !volumes[m.Name] {
-					t.Errorf("%s mounts the volume %s, which it does not have", workload, m.Name)
-				}
-				delete(volumes, m.Name)
+				mounted[m.Name] = true
 			}
 		}
-		if len(volumes) > 0 {
-			t.Errorf("%s has volumes that it does not mount: %v", workload, volumes)
-		}
+		same(t, "the volumes that "+workload+" mounts", volumes, mounted)
 	}
 	roles, clusterRoles := of[*rbacv1.Role](all), of[*rbacv1.ClusterRole](all)
 	bound := func(kind, name string, ref rbacv1.RoleRef, subjects []rbacv1.Subject, exists bool) {
@@ -252,6 +251,9 @@ func checkReferences(t *testing.T, all objects, values string) {
 		bound("RoleBinding", name, b.RoleRef, b.Subjects, roles[name] != nil)
 	}
 	for name, b := range of[*rbacv1.ClusterRoleBinding](all) {
+		if b.Subjects[0].Kind == rbacv1.GroupKind {
+			continue // TestAccessPoliciesAreBoundInTheWholeCluster checks these
+		}
 		bound("ClusterRoleBinding", name, b.RoleRef, b.Subjects, clusterRoles[name] != nil)
 	}
 	for _, m := range of[*admissionv1.MutatingWebhookConfiguration](all) {
@@ -313,7 +315,12 @@ func checkSelectors(t *testing.T, all objects) {
 		}
 		for _, c := range pod.Spec.Containers {
 			for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
-				if probe != nil && !slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal }) {
+				switch {
+				case probe == nil:
+				case probe.Exec != nil:
+					same(t, "the program that probes "+c.Name, c.Command[0], probe.Exec.Command[0])
+				case pod.Spec.HostNetwork && probe.HTTPGet.Port.StrVal == "": // TestAgentManifestsReachEveryNode knows the number
+				case !slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal }):
 					t.Errorf("%s is probed at %s, which it does not have", workload, probe.HTTPGet.Port.StrVal)
 				}
 			}
@@ -342,7 +349,7 @@ func checkSecrets(t *testing.T, all objects) {
 }
 
 // checkPod holds a pod to Pod Security's "restricted" standard (Kubernetes, "Pod Security Standards"); the agent, which needs its node's network, to
-// no more than that network and one capability each.
+// no more than that network, a folder of the node's, and, where it does not talk with pods, two capabilities.
 func checkPod(t *testing.T, workload string, pod corev1.PodTemplateSpec) {
 	t.Helper()
 	no, yes, user := new(bool), new(bool), int64(65532)
@@ -362,7 +369,10 @@ func checkPod(t *testing.T, workload string, pod corev1.PodTemplateSpec) {
 		}, spec.SecurityContext)
 	}
 	for _, v := range spec.Volumes {
-		if s := v.VolumeSource; s.ConfigMap == nil && s.Secret == nil && s.Projected == nil && s.EmptyDir == nil {
+		if s := v.VolumeSource; agent && s.HostPath != nil {
+			kind := corev1.HostPathDirectoryOrCreate
+			same(t, "the node's folder", &corev1.HostPathVolumeSource{Path: "/run/lanyard-agent", Type: &kind}, s.HostPath)
+		} else if s.ConfigMap == nil && s.Secret == nil && s.Projected == nil && s.EmptyDir == nil {
 			t.Errorf("%s has a volume of a kind that is not restricted: %+v", workload, v)
 		}
 	}
@@ -372,7 +382,7 @@ func checkPod(t *testing.T, workload string, pod corev1.PodTemplateSpec) {
 		}
 		if agent {
 			want.RunAsUser, want.RunAsGroup = new(int64), new(int64)
-			want.Capabilities.Add = []corev1.Capability{map[string]corev1.Capability{"initialize": "NET_ADMIN", "agent": "NET_BIND_SERVICE"}[c.Name]}
+			want.Capabilities.Add = map[string][]corev1.Capability{"hold": {"NET_ADMIN", "NET_BIND_SERVICE"}}[c.Name]
 		}
 		same(t, "the security of "+c.Name, want, c.SecurityContext)
 		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
@@ -384,7 +394,7 @@ func checkPod(t *testing.T, workload string, pod corev1.PodTemplateSpec) {
 			}
 		}
 		for _, m := range c.VolumeMounts {
-			if !m.ReadOnly && m.Name != "data" {
+			if !m.ReadOnly && m.Name != "data" && !(agent && (m.Name == "handover" || m.Name == "health")) {
 				t.Errorf("%s may write to %s", c.Name, m.MountPath)
 			}
 		}
@@ -451,13 +461,61 @@ func checkRights(t *testing.T, all objects) {
 			"rights to give":                         `^(rbac|certificates|authorization)\.`,
 		} {
 			for _, g := range granted {
-				mayDelete := strings.HasSuffix(role, "lanyard-webhook-cleanup") && g == "lanyard.dev podidentityassociations any delete"
-				if regexp.MustCompile(never).MatchString(g) && !mayDelete {
+				if regexp.MustCompile(never).MatchString(g) && !slices.Contains(exceptions()[role], g) {
 					t.Errorf("%s gives %s: %s", role, what, g)
 				}
 			}
 			if strings.HasPrefix(role, "everywhere") && slices.ContainsFunc(granted, func(g string) bool { return strings.HasPrefix(g, "secrets") }) {
 				t.Errorf("%s gives secrets of all namespaces: %v", role, granted)
+			}
+		}
+	}
+}
+
+// exceptions are the rights, by roles, that are given all the same: what stands for the resources' associations, and for access policies, has to
+// be made and deleted anywhere; and those who have AmazonEKSAdminViewPolicy may see everything.
+func exceptions() map[string][]string {
+	const group = "rbac.authorization.k8s.io "
+	keeper := []string{group + "rolebindings any create", group + "rolebindings any delete", group + "rolebindings any list", group + "rolebindings any update"}
+	for _, p := range accesspolicy.All() {
+		keeper = append(keeper, group+"clusterroles "+p.ClusterRole+" bind")
+	}
+	return map[string][]string{
+		"everywhere lanyard-webhook": keeper,
+		"everywhere lanyard-webhook-cleanup": {
+			"lanyard.dev podidentityassociations any delete", group + "rolebindings any delete", group + "rolebindings any list",
+		},
+		"everywhere " + accesspolicy.AdminView: {"* * any get", "* * any list", "* * any watch"},
+	}
+}
+
+// The chart binds the groups that Lanyard puts people into.
+func TestAccessPoliciesAreBoundInTheWholeCluster(t *testing.T) {
+	t.Parallel()
+	all := render(t, releases["people by IAM"])
+	want := map[string]string{}
+	for _, p := range accesspolicy.All() {
+		want[p.Group("")] = p.ClusterRole
+		if b := of[*rbacv1.ClusterRoleBinding](all)[p.Binding()]; b == nil {
+			t.Errorf("there is no binding of the name %s", p.Binding())
+		}
+	}
+	got := map[string]string{}
+	for _, b := range of[*rbacv1.ClusterRoleBinding](all) {
+		for _, s := range b.Subjects {
+			if s.Kind == rbacv1.GroupKind {
+				got[s.Name] = b.RoleRef.Name
+			}
+		}
+	}
+	same(t, "groups and their roles", want, got)
+	for name, values := range releases {
+		if name == "people by IAM" {
+			continue
+		}
+		for binding, b := range of[*rbacv1.ClusterRoleBinding](render(t, values)) {
+			if b.Subjects[0].Kind != rbacv1.ServiceAccountKind {
+				t.Errorf("%s: %s binds %+v", name, binding, b.Subjects)
 			}
 		}
 	}
@@ -511,6 +569,17 @@ func TestRolesGiveLeast(t *testing.T) {
 			[][]string{makes, secret("pod-identity-webhook"), secret("lanyard-webhook-keys"), lease}, cleans,
 			map[string][]string{"everywhere lanyard-server": {"authentication.k8s.io tokenreviews any create"}},
 		},
+		{
+			"people by IAM", [][]string{base, certificates, registration, keys, associations, {"namespaces any list"}, exceptions()["everywhere "+webhook]},
+			[][]string{makes, secret("pod-identity-webhook"), secret("lanyard-webhook-keys"), lease},
+			map[string][]string{
+				"here " + cleanup: cleans["here "+cleanup],
+				"everywhere " + cleanup: slices.Sorted(slices.Values(slices.Concat(cleans["everywhere "+cleanup], []string{
+					"rbac.authorization.k8s.io rolebindings any delete", "rbac.authorization.k8s.io rolebindings any list",
+				}))),
+			},
+			map[string][]string{"everywhere " + accesspolicy.AdminView: exceptions()["everywhere "+accesspolicy.AdminView]},
+		},
 		{"the server alone", nil, nil, nil, nil},
 		{"the agent alone", nil, nil, nil, nil},
 	} {
@@ -553,6 +622,8 @@ func TestRefusedValuesSayWhatToDo(t *testing.T) {
 		{"no cluster to review tokens of", "agent: {enabled: false}\nwebhook: {enabled: false}\nserver: {tokenReview: 30s}", "clusterName: name the cluster"},
 		{"a key that is not there", "clusterName: demo\nclustername: demo", "additional properties 'clustername' not allowed"},
 		{"one below", "clusterName: demo\nserver: {replica: 2}", "additional properties 'replica' not allowed"},
+		{"access to AWS's clusters", "clusterName: demo\nissuer: aws\nserver: {enabled: false}\naccess: {enabled: true}", "access.enabled: only Lanyard answers"},
+		{"access without the webhook", "clusterName: demo\nwebhook: {enabled: false}\naccess: {enabled: true}", "access.enabled: the webhook keeps"},
 		{"an account that is a number", "clusterName: demo\naccount: 111122223333", "at '/account': got number, want string"},
 		{"a short account", "clusterName: demo\naccount: \"1111\"", "at '/account': '1111' does not match pattern"},
 		{"a place for a region", "clusterName: demo\nregion: Frankfurt", "at '/region'"},
@@ -563,6 +634,7 @@ func TestRefusedValuesSayWhatToDo(t *testing.T) {
 		{"nobody to ask", "clusterName: demo\nserver: {enabled: false}", "endpoint: say where Lanyard is"},
 		{"replicas of an embedded store", "clusterName: demo\nserver: {replicas: 2}", "set server.etcd.endpoints"},
 		{"replicas of embedded objects", "clusterName: demo\nserver: {replicas: 2, etcd: {endpoints: [https://a]}, s3: {embedded: true}}", "set server.s3.upstream"},
+		{"a bucket nowhere", "clusterName: demo\nserver: {audit: {bucket: {name: trail}}}", "server.audit.bucket.region"},
 		{"two kinds of objects", "clusterName: demo\nserver: {s3: {embedded: true, upstream: {endpoint: \"https://a\"}}}", "choose embedded or upstream"},
 		{"an upstream without a key", "clusterName: demo\nserver: {s3: {upstream: {endpoint: \"https://a\"}}}", "accessKeyID and existingSecret are needed"},
 		{"keys without their authority", "clusterName: demo\nserver: {existingSecret: keys}", "say what its ca.crt is"},

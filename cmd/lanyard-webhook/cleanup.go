@@ -14,10 +14,12 @@ import (
 	"k8s.io/client-go/dynamic"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	rbacv1client "k8s.io/client-go/kubernetes/typed/rbac/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/lanyard-id/lanyard/internal/associations"
 	"github.com/lanyard-id/lanyard/internal/daemon"
+	"github.com/lanyard-id/lanyard/internal/rolebindings"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
@@ -26,6 +28,7 @@ type cleanup struct {
 	kubeconfig, kubeAPI, logLevel           string
 	namespace, tlsSecret, keysSecret, lease string
 	configMap                               string
+	access                                  bool
 	timeout                                 time.Duration
 }
 
@@ -40,6 +43,7 @@ func parseCleanup(args []string, stderr io.Writer) (*cleanup, error) {
 	flags.StringVar(&c.keysSecret, "keys-secret", keysSecret, "`name` of the secret that remembers which keys were pushed")
 	flags.StringVar(&c.lease, "lease", leaseName, "`name` of its lease")
 	flags.StringVar(&c.configMap, "pod-ca-config-map", "lanyard-ca", "`name` of the ConfigMaps with certificates in pods' namespaces")
+	flags.BoolVar(&c.access, "keep-access", false, "also delete the RoleBindings of access policies")
 	flags.DurationVar(&c.timeout, "timeout", 5*time.Minute, "`time` that all of it may take")
 	flags.StringVar(&c.logLevel, "log-level", "info", "log `level`: debug, info, warn or error")
 	if err := daemon.ParseFlags(flags, args); err != nil {
@@ -88,6 +92,15 @@ func (c *cleanup) run(ctx context.Context, cluster *rest.Config, log *slog.Logge
 	}
 	if err := webhook.DeleteBundles(ctx, core, c.configMap, log); err != nil {
 		return err
+	}
+	if c.access {
+		roles, err := rbacv1client.NewForConfig(cluster)
+		if err != nil {
+			return fmt.Errorf("make a client of the API server: %w", err)
+		}
+		if err := rolebindings.DeleteAll(ctx, roles, log); err != nil {
+			return err
+		}
 	}
 	for _, name := range []string{c.tlsSecret, c.keysSecret} {
 		if err := core.Secrets(c.namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {

@@ -25,10 +25,12 @@ import (
 	"k8s.io/client-go/dynamic"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	rbacv1client "k8s.io/client-go/kubernetes/typed/rbac/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lanyard-id/lanyard/internal/associations"
+	"github.com/lanyard-id/lanyard/internal/rolebindings"
 	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
@@ -39,12 +41,12 @@ type led struct {
 	followed func() // see webhook.ClusterAccountsConfig
 }
 
-// led makes what --push-keys and --reconcile-associations ask for.
+// led makes what --push-keys, --reconcile-associations and --keep-access ask for.
 func (c *config) led(
 	ctx context.Context, cluster *rest.Config, core *corev1client.CoreV1Client, events record.EventRecorder,
 	metrics *webhook.Metrics, registry prometheus.Registerer, log *slog.Logger,
 ) (l led, err error) {
-	if !c.pushKeys && !c.reconcile {
+	if !c.pushKeys && !c.reconcile && !c.keepAccess {
 		return l, nil
 	}
 	cfg, err := loadAWS(ctx)
@@ -71,6 +73,19 @@ func (c *config) led(
 		jobs = append(jobs, associations.New(associations.Config{
 			Resources: resources, EKS: eks.NewFromConfig(cfg), Cluster: c.cluster, Every: c.reconcilePeriod,
 			Events: events, Metrics: reconciling, Log: log,
+		}).Run)
+	}
+	if c.keepAccess {
+		roles, err := rbacv1client.NewForConfig(cluster)
+		if err != nil {
+			return l, fmt.Errorf("make a client of the API server: %w", err)
+		}
+		keeping, err := rolebindings.NewMetrics(registry)
+		if err != nil {
+			return l, fmt.Errorf("register metrics: %w", err)
+		}
+		jobs = append(jobs, rolebindings.New(rolebindings.Config{
+			Namespaces: core, Bindings: roles, EKS: eks.NewFromConfig(cfg), Cluster: c.cluster, Every: c.accessPeriod, Metrics: keeping, Log: log,
 		}).Run)
 	}
 	leases, err := coordinationclient.NewForConfig(cluster)

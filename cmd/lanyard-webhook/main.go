@@ -70,6 +70,8 @@ type config struct {
 	keysSecret                                 string
 	reconcile                                  bool
 	reconcilePeriod                            time.Duration
+	keepAccess                                 bool
+	accessPeriod                               time.Duration
 	lease                                      string
 	failClosed                                 bool
 	composeRole                                bool
@@ -136,7 +138,9 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.StringVar(&c.keysSecret, "keys-secret", keysSecret, "`name` of the secret that remembers which keys were pushed")
 	flags.BoolVar(&c.reconcile, "reconcile-associations", false, "have the EKS API have the associations that PodIdentityAssociation resources say, in --cluster-name")
 	flags.DurationVar(&c.reconcilePeriod, "reconcile-period", 5*time.Minute, "`time` after which the association of a resource is looked at again")
-	flags.StringVar(&c.lease, "lease", leaseName, "`name` of the lease by which one replica is chosen to do these two")
+	flags.BoolVar(&c.keepAccess, "keep-access", false, "keep the RoleBindings that the access policies of --cluster-name ask for in namespaces")
+	flags.DurationVar(&c.accessPeriod, "access-period", 15*time.Second, "`time` from one look at the access policies to the next")
+	flags.StringVar(&c.lease, "lease", leaseName, "`name` of the lease by which one replica is chosen to do these three")
 	flags.DurationVar(&c.syncPeriod, "association-sync-period", 15*time.Second, "`time` from one list of all associations to the next")
 	flags.DurationVar(&c.lookupTimeout, "lookup-timeout", 3*time.Second, "`time` that the lookup of a service account or an association may take")
 	flags.BoolVar(&c.failClosed, "fail-closed", false, "refuse pods of which it cannot be told whether they have a role, instead of admitting them with a warning")
@@ -168,10 +172,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 		return nil, errors.New("--cluster-name and --watch-container-credentials-config are two sources of associations: give one")
 	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.stopDelay < 0 || c.reportPeriod < 0:
 		return nil, errors.New("--association-sync-period and --lookup-timeout must be positive, --stop-delay and --report-period not negative")
-	case c.keyPeriod <= 0 || c.keyRetention <= 0 || c.reconcilePeriod <= 0:
-		return nil, errors.New("--key-push-period, --key-retention and --reconcile-period must be positive")
-	case (c.pushKeys || c.reconcile) && c.cluster == "":
-		return nil, errors.New("--push-keys and --reconcile-associations are for --cluster-name, which is missing")
+	case c.keyPeriod <= 0 || c.keyRetention <= 0 || c.reconcilePeriod <= 0 || c.accessPeriod <= 0:
+		return nil, errors.New("--key-push-period, --key-retention, --reconcile-period and --access-period must be positive")
+	case (c.pushKeys || c.reconcile || c.keepAccess) && c.cluster == "":
+		return nil, errors.New("--push-keys, --reconcile-associations and --keep-access are for --cluster-name, which is missing")
 	case s.CA.Name != "" && s.Endpoint == "":
 		return nil, errors.New("--pod-ca-config-map is for --pod-endpoint-url, which is missing")
 	case len(c.caFiles) > 0 && s.CA.Name == "":

@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 		tlsCert: "/etc/webhook/certs/tls.crt", tlsKey: "/etc/webhook/certs/tls.key",
 		namespace: "eks", service: "pod-identity-webhook", tlsSecret: "pod-identity-webhook", webhookName: "pod-identity-webhook",
 		syncPeriod: 15 * time.Second, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute, reportExcept: "kube-system",
-		keyPeriod: 5 * time.Second, keyRetention: 24 * time.Hour, keysSecret: "lanyard-webhook-keys", reconcilePeriod: 5 * time.Minute, lease: "lanyard-webhook",
+		keyPeriod: 5 * time.Second, keyRetention: 24 * time.Hour, keysSecret: "lanyard-webhook-keys", reconcilePeriod: 5 * time.Minute, accessPeriod: 15 * time.Second, lease: "lanyard-webhook",
 		settings: podspec.Settings{
 			AnnotationPrefix: "eks.amazonaws.com", TokenExpiration: 86400, AgentURI: "http://169.254.170.23/v1/credentials",
 			WebIdentity: podspec.Projection{MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount", Audience: "sts.amazonaws.com"},
@@ -65,6 +65,7 @@ func TestParse(t *testing.T) {
 		{"--cluster-name one --reconcile-associations --reconcile-period 1m --lease mine", func(c *config) {
 			c.cluster, c.reconcile, c.reconcilePeriod, c.lease = "one", true, time.Minute, "mine"
 		}},
+		{"--cluster-name one --keep-access --access-period 1s", func(c *config) { c.cluster, c.keepAccess, c.accessPeriod = "one", true, time.Second }},
 		{"--v=2", func(*config) {}},
 		{"-v loud", nil},
 		{"--log-level warn", func(c *config) { c.logLevel = "warn" }},
@@ -83,6 +84,8 @@ func TestParse(t *testing.T) {
 		{"--lookup-timeout 0s", nil},
 		{"--push-keys", nil},
 		{"--reconcile-associations", nil},
+		{"--keep-access", nil},
+		{"--cluster-name one --keep-access --access-period 0s", nil},
 		{"--reconcile-associations --watch-container-credentials-config /file", nil},
 		{"--key-push-period 0s", nil},
 		{"--key-retention -1s", nil},

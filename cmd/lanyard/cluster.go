@@ -3,9 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +19,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/lanyard-id/lanyard/arn"
+	"github.com/lanyard-id/lanyard/internal/kubeaccess"
 )
 
 // registration is Lanyard's RegisterCluster.
@@ -25,6 +32,67 @@ type registration struct {
 	Issuer string            `json:"issuer,omitempty"`
 	JWKS   string            `json:"jwks,omitempty"`
 	Tags   map[string]string `json:"tags,omitempty"`
+	whereabouts
+}
+
+// whereabouts are where a cluster's API server is, and what it is known by; zero where that is not told.
+type whereabouts struct {
+	Endpoint             string     `json:"endpoint,omitempty"`
+	CertificateAuthority *authority `json:"certificateAuthority,omitempty"`
+}
+
+// authority has certificates in PEM.
+type authority struct {
+	Data []byte `json:"data"`
+}
+
+// endpointInput says otherwise than a kubeconfig where the API server is.
+type endpointInput struct{ url, authorityFile string }
+
+func (e *endpointInput) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&e.url, "endpoint", "", "URL of the API server, as people reach it (default: the kubeconfig's)")
+	cmd.Flags().StringVar(&e.authorityFile, "certificate-authority", "", "file with certificates in PEM that vouch for it (default: the kubeconfig's)")
+}
+
+// read returns what is known of an API server, which may be nil.
+func (e *endpointInput) read(api *kubernetesAPI) (w whereabouts, err error) {
+	var certificates []byte
+	if api != nil {
+		w.Endpoint, certificates = api.address, api.authority
+	}
+	w.Endpoint = cmp.Or(e.url, w.Endpoint)
+	if e.authorityFile != "" {
+		if certificates, err = readCertificates(e.authorityFile); err != nil {
+			return whereabouts{}, err
+		}
+	}
+	switch {
+	case e.authorityFile != "" && w.Endpoint == "":
+		return whereabouts{}, withHint(errors.New("--certificate-authority is for an endpoint, which is missing"), "add --endpoint URL, or --kubeconfig FILE")
+	case certificates == nil && e.url != "":
+		return whereabouts{}, withHint(errors.New("--endpoint is given without the certificates that vouch for it"), "add --certificate-authority FILE")
+	case certificates == nil:
+		return whereabouts{}, nil
+	}
+	w.CertificateAuthority = &authority{certificates}
+	return w, nil
+}
+
+// readCertificates reads a file that has at least one certificate in PEM.
+func readCertificates(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read certificates: %w", err)
+	}
+	defer f.Close()
+	text, err := readAtMost(f, maxKeySet)
+	if err != nil {
+		return nil, fmt.Errorf("read certificates: %s: %w", name, err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("read certificates: %s has none in PEM", name)
+	}
+	return text, nil
 }
 
 // registered is what RegisterCluster answers.
@@ -42,12 +110,13 @@ type registered struct {
 
 func newClusterCommand(c *cli) *cobra.Command {
 	return group("cluster", "Register, list, describe and delete clusters",
-		newClusterRegister(c), newClusterUpdateKeys(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
+		newClusterRegister(c), newClusterUpdateKeys(c), newClusterTokenWebhook(c), newClusterList(c), newClusterDescribe(c), newClusterDelete(c))
 }
 
 func newClusterRegister(c *cli) *cobra.Command {
 	var r registration
 	var keys keyInput
+	var endpoint endpointInput
 	var provider bool
 	var roles componentRoles
 	cmd := &cobra.Command{
@@ -55,7 +124,8 @@ func newClusterRegister(c *cli) *cobra.Command {
 		Short: "Register a cluster, with a hosted issuer or with its own",
 		Long: `Register a cluster. Without more, Lanyard hosts the cluster's issuer: it keeps the keys and signs the tokens.
 
-With --kubeconfig, the cluster signs its own tokens: issuer and public keys are read from its API server. The OIDC provider for IRSA is made
+With --kubeconfig, the cluster signs its own tokens: issuer and public keys are read from its API server, and its address and the certificates
+that vouch for it from the kubeconfig, for "aws eks update-kubeconfig". The OIDC provider for IRSA is made
 unless --oidc-provider=false, and, unless --roles=false, the roles by which the chart's agent and webhook do their work: each for its own
 service account in --namespace, and for this cluster alone. Nothing is installed in the cluster. Done again, it brings all of it up to date.
 
@@ -86,6 +156,13 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 				}
 				c.warnOfKeys(read.keys)
 				r.Issuer, r.JWKS = cmp.Or(r.Issuer, read.issuer), string(read.document)
+			}
+			var err error
+			if r.whereabouts, err = endpoint.read(read.api); err != nil {
+				return err
+			}
+			if read.api != nil && r.Endpoint == "" {
+				fmt.Fprintf(c.err, "note: the kubeconfig names no certificate authority, so that nobody is told where the API server is: see --certificate-authority\n")
 			}
 			if !cmd.Flags().Changed("oidc-provider") {
 				provider = keys.fromKubernetes() && strings.HasPrefix(r.Issuer, "https://")
@@ -132,13 +209,14 @@ they are needed. An issuer need not be reachable where its keys are given.`,
 	}
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "URL of the cluster's own issuer (default: hosted, or that of the API server)")
 	keys.flags(cmd)
+	endpoint.flags(cmd)
 	cmd.Flags().BoolVar(&provider, "oidc-provider", false, "make the OIDC provider that IRSA needs (default: with --kubeconfig)")
 	roles.flags(cmd)
 	cmd.Flags().StringToStringVar(&r.Tags, "tags", nil, "tags, as key=value,…")
 	return cmd
 }
 
-// registerCluster registers a cluster, or brings the keys and tags of the one that is there up to date if its issuer is the same.
+// registerCluster registers a cluster, or brings the keys, the endpoint and the tags of the one that is there up to date if its issuer is the same.
 // update is nil for one that was not there.
 func registerCluster(ctx context.Context, cfg aws.Config, r registration) (v clusterView, update *keyUpdate, err error) {
 	var out registered
@@ -167,6 +245,11 @@ func registerCluster(ctx context.Context, cfg aws.Config, r registration) (v clu
 	}
 	if update, err = updateKeys(ctx, cfg, r.Name, r.JWKS); err != nil {
 		return clusterView{}, nil, err
+	}
+	if r.Endpoint != "" {
+		if err := lanyardAPI(ctx, cfg, http.MethodPut, clusterPath(r.Name, "/endpoint"), r.whereabouts, &out); err != nil {
+			return clusterView{}, nil, explainCluster(err, r.Name, "update the endpoint of")
+		}
 	}
 	if len(r.Tags) > 0 {
 		if _, err := client.TagResource(ctx, &eks.TagResourceInput{ResourceArn: &have.ARN, Tags: r.Tags}); err != nil {
@@ -281,6 +364,67 @@ gone at once, and its tokens are refused. lanyard-webhook does the same by itsel
 	}
 	keys.flags(cmd)
 	cmd.MarkFlagsOneRequired("kubeconfig", "kube-context", "jwks", "public-key")
+	return cmd
+}
+
+func newClusterTokenWebhook(c *cli) *cobra.Command {
+	var server, authorityFile, serverName string
+	cmd := &cobra.Command{
+		Use:   "token-webhook NAME",
+		Short: "Print the file by which a kube-apiserver asks Lanyard who people are",
+		Long: `Print the file by which a kube-apiserver asks Lanyard who the bearer of a token is, for its flags
+
+  --authentication-token-webhook-config-file=FILE --authentication-token-webhook-version=v1
+
+People then come with "aws eks update-kubeconfig", as they are in IAM, and may do what their access entries say. docs/access.md tells the rest.`,
+		Example: `  lanyard cluster token-webhook prod > /etc/kubernetes/lanyard.yaml
+  lanyard cluster token-webhook prod --server https://10.96.0.20 --tls-server-name lanyard-server.lanyard.svc --certificate-authority ca.pem`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeClusters,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := c.aws(cmd.Context())
+			if err != nil {
+				return err
+			}
+			address := strings.TrimSuffix(cmp.Or(server, serviceEndpoint(cfg, "AWS_ENDPOINT_URL_LANYARD")), "/")
+			if !strings.HasPrefix(address, "https://") {
+				return withHint(fmt.Errorf("API servers ask over TLS alone, and %q is no https URL", address), "say where Lanyard is with --server https://…")
+			}
+			v, err := describeCluster(cmd.Context(), eks.NewFromConfig(cfg), args[0])
+			if err != nil {
+				return err
+			}
+			cluster, err := arn.Parse(v.ARN)
+			if err != nil {
+				return fmt.Errorf("read the cluster's ARN: %w", err)
+			}
+			var certificates []byte
+			if file := cmp.Or(authorityFile, os.Getenv("AWS_CA_BUNDLE")); file != "" {
+				if certificates, err = readCertificates(file); err != nil {
+					return err
+				}
+			}
+			const name = "lanyard"
+			config := clientcmdapi.NewConfig()
+			config.Clusters[name] = &clientcmdapi.Cluster{
+				Server:                   address + kubeaccess.Path + cluster.Account() + "/" + cluster.Region() + "/" + v.Name,
+				TLSServerName:            serverName,
+				CertificateAuthorityData: certificates,
+			}
+			config.AuthInfos[name] = clientcmdapi.NewAuthInfo()
+			config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
+			config.CurrentContext = name
+			text, err := clientcmd.Write(*config)
+			if err != nil {
+				return fmt.Errorf("write the file: %w", err)
+			}
+			_, err = c.out.Write(text)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&server, "server", "", "https URL of Lanyard, as the API server reaches it (default: the endpoint)")
+	cmd.Flags().StringVar(&authorityFile, "certificate-authority", "", "file with certificates in PEM that vouch for it (default: AWS_CA_BUNDLE; without either, the API server's machine knows)")
+	cmd.Flags().StringVar(&serverName, "tls-server-name", "", "name to know it by, where it is reached by another")
 	return cmd
 }
 

@@ -48,17 +48,22 @@ func agentPolicy(cluster arn.ARN) []statement {
 	return []statement{{Effect: "Allow", Action: []string{"eks-auth:AssumeRoleForPodIdentity"}, Resource: cluster.String()}}
 }
 
-// webhookPolicy allows what the webhook does: it asks for the cluster's associations, tells of its keys, and makes the associations that
-// namespaces ask for. Roles for these may be passed to pods and to nothing else (EKS User Guide, "Assign an IAM role to a Kubernetes service
+// webhookPolicy allows what the webhook does: it asks for the cluster's associations and access policies, tells of its keys, and makes the
+// associations that namespaces ask for. Roles for these may be passed to pods and to nothing else (EKS User Guide, "Assign an IAM role to a Kubernetes service
 // account"; IAM User Guide, "Grant a user permissions to pass a role to an AWS service").
 func webhookPolicy(cluster arn.ARN, passable string) []statement {
-	policy := []statement{{
-		Effect: "Allow", Action: []string{"eks:DescribeCluster", "eks:ListPodIdentityAssociations", "lanyard:UpdateClusterKeys"}, Resource: cluster.String(),
-	}}
+	_, name, _ := strings.Cut(cluster.Resource(), "/")
+	entries := arn.New(cluster.Partition(), "eks", cluster.Region(), cluster.Account(), "access-entry/"+name+"/*")
+	policy := []statement{
+		{
+			Effect: "Allow", Resource: cluster.String(),
+			Action: []string{"eks:DescribeCluster", "eks:ListAccessEntries", "eks:ListPodIdentityAssociations", "lanyard:UpdateClusterKeys"},
+		},
+		{Effect: "Allow", Action: []string{"eks:ListAssociatedAccessPolicies"}, Resource: entries.String()},
+	}
 	if passable == "" {
 		return policy
 	}
-	_, name, _ := strings.Cut(cluster.Resource(), "/")
 	associations := arn.New(cluster.Partition(), "eks", cluster.Region(), cluster.Account(), "podidentityassociation/"+name+"/*")
 	roles := arn.New(cluster.Partition(), "iam", "", cluster.Account(), "role/"+strings.TrimPrefix(passable, "/"))
 	return append(policy,

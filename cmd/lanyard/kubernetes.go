@@ -95,6 +95,8 @@ const kubernetesTimeout = 30 * time.Second
 type kubernetesAPI struct {
 	address string // without a slash at the end
 	client  *http.Client
+	// authority has the certificates in PEM that the kubeconfig knows the server by; nil where it has none, as with those of public authorities.
+	authority []byte
 }
 
 // openKubernetes reads a kubeconfig: the one that kubectl would take if the file's name is empty, and its current context if that of
@@ -115,7 +117,10 @@ func openKubernetes(file, kubeContext string) (*kubernetesAPI, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the API server's address: %w", err)
 	}
-	return &kubernetesAPI{address: strings.TrimSuffix(host.String(), "/"), client: client}, nil
+	if err := rest.LoadTLSFiles(config); err != nil {
+		return nil, fmt.Errorf("read the API server's certificate authority: %w", err)
+	}
+	return &kubernetesAPI{address: strings.TrimSuffix(host.String(), "/"), client: client, authority: config.CAData}, nil
 }
 
 // refusedError is an API server's refusal.

@@ -59,9 +59,10 @@ func (k *keyInput) given() bool { return k.jwks != "" || k.pem != nil || k.fromK
 
 // publicKeys are the public keys of an issuer.
 type publicKeys struct {
-	issuer   string      // that of the API server's tokens, when it was asked
-	document []byte      // a JWK set of those that tokens can be verified with
-	keys     []keyReport // all that were given
+	issuer   string         // that of the API server's tokens, when it was asked
+	document []byte         // a JWK set of those that tokens can be verified with
+	keys     []keyReport    // all that were given
+	api      *kubernetesAPI // the API server that was asked; nil for none
 }
 
 // read reads the keys. There is at least one that tokens can be verified with.
@@ -72,9 +73,8 @@ func (k *keyInput) read(ctx context.Context) (p publicKeys, err error) {
 	case k.pem != nil:
 		p.document, err = readPEM(k.pem)
 	default:
-		var api *kubernetesAPI
-		if api, err = openKubernetes(k.kubeconfig, k.kubeContext); err == nil {
-			p.issuer, p.document, err = api.issuer(ctx)
+		if p.api, err = openKubernetes(k.kubeconfig, k.kubeContext); err == nil {
+			p.issuer, p.document, err = p.api.issuer(ctx)
 		}
 	}
 	if err != nil {

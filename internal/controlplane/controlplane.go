@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/idtoken"
 	"github.com/lanyard-id/lanyard/internal/keyring"
+	"github.com/lanyard-id/lanyard/internal/kubeaccess"
 	"github.com/lanyard-id/lanyard/internal/kv"
 	"github.com/lanyard-id/lanyard/internal/oidc"
 	"github.com/lanyard-id/lanyard/internal/sts"
@@ -39,6 +42,8 @@ type Config struct {
 	// Objects serves S3's REST API for the gateway; nil leaves S3 out: its requests are answered as not implemented.
 	Objects http.Handler
 	Audit   *audit.Trail // required
+	// Delivery writes the trail to a bucket; nil for none.
+	Delivery *audit.Deliverer
 	// Client fetches the keys of issuers elsewhere; one with safe limits and the system's roots when nil.
 	Client *http.Client
 	// MaxAssociations is the quota of pod identity associations per cluster; EKS's 5,000 when zero.
@@ -47,8 +52,10 @@ type Config struct {
 	TrustGuard string
 	// TokenReview has clusters asked whether they still honour their service accounts' tokens; the zero value leaves it out.
 	TokenReview TokenReview
-	Now         func() time.Time // time.Now when nil
-	Log         *slog.Logger     // required
+	// Hosts are names and addresses, besides the IssuerURL's, that clients reach the control plane by (see kubeaccess.Config).
+	Hosts []string
+	Now   func() time.Time // time.Now when nil
+	Log   *slog.Logger     // required
 }
 
 // ControlPlane is one replica: all services over one store. Start it before its Handler is served.
@@ -135,8 +142,13 @@ func New(c Config) (*ControlPlane, error) {
 		Invoke: func(ctx context.Context, c *awsapi.Caller, service, operation string, in map[string]any) (map[string]any, error) {
 			return api.Invoke(ctx, c, service, operation, in)
 		},
+		Buckets: gateway.NewBuckets(edge, func(
+			ctx context.Context, c *awsapi.Caller, service, operation string, do func(context.Context, *awsapi.Caller) error,
+		) error {
+			return api.InvokeRaw(ctx, c, service, operation, do)
+		}),
 	})
-	trails := cloudtrail.New(cloudtrail.Config{Trail: c.Audit, Partition: c.Partition, Region: c.Region, Now: c.Now})
+	trails := cloudtrail.New(cloudtrail.Config{Trail: c.Audit, Delivery: c.Delivery, Partition: c.Partition, Region: c.Region, Now: c.Now})
 	api, err = awsapi.NewHandler(awsapi.HandlerConfig{
 		Services: []awsapi.Service{
 			tokens.API(), users.API(), clusters.API(), pods.API(), trails.API(), stacks.API(),
@@ -153,12 +165,18 @@ func New(c Config) (*ControlPlane, error) {
 		return nil, err
 	}
 	documents := issuers.Handler()
+	people, err := c.people(clusters, credentials)
+	if err != nil {
+		return nil, err
+	}
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		hurry(w, time.Now().Add(bodyTimeout))
 		// Not a ServeMux: it would redirect paths that it finds unclean, and no signature survives that.
 		switch {
 		case isDocument(r):
 			documents.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, kubeaccess.Path) && isUnsigned(r):
+			people.ServeHTTP(w, r)
 		case isPodRequest(r):
 			direct.ServeHTTP(w, r)
 		default:
@@ -172,8 +190,24 @@ func New(c Config) (*ControlPlane, error) {
 
 // isDocument tells a request for a hosted issuer's document from one for S3. No bucket can be named "id", since S3's names
 // have at least three characters; but where the bucket is in the host, "id/" may begin a key. Those requests are signed.
-func isDocument(r *http.Request) bool {
-	return strings.HasPrefix(r.URL.Path, "/id/") && r.Header.Get("Authorization") == "" && !strings.Contains(r.URL.RawQuery, "X-Amz-Signature=")
+func isDocument(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/id/") && isUnsigned(r) }
+
+// isUnsigned tells a request that is not for an API, nor for S3. No signature of S3's is taken but in a header or the query.
+func isUnsigned(r *http.Request) bool {
+	return r.Header.Get("Authorization") == "" && !strings.Contains(r.URL.RawQuery, "X-Amz-Signature=")
+}
+
+// people returns what API servers ask who somebody is in Kubernetes.
+func (c *Config) people(
+	clusters *eks.Service, credentials func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error),
+) (http.Handler, error) {
+	issuer, err := url.Parse(c.IssuerURL)
+	if err != nil {
+		return nil, fmt.Errorf("read the issuers' URL: %w", err)
+	}
+	return kubeaccess.New(kubeaccess.Config{
+		Clusters: clusters, Credentials: credentials, Partition: c.Partition, Hosts: append(slices.Clone(c.Hosts), issuer.Hostname()), Now: c.Now, Log: c.Log,
+	}), nil
 }
 
 // hurry sets when the request must have been read; the zero time sets no limit. Connections that know no deadlines, which
@@ -206,6 +240,9 @@ func (p *ControlPlane) Start(ctx context.Context, dir Directory) error {
 	p.keys.issuers.Start(ctx)
 	go p.iam.Run(ctx)
 	p.stacks.Start(ctx)
+	if p.config.Delivery != nil {
+		go p.config.Delivery.Run(ctx)
+	}
 	go p.agent.Run(ctx)
 	return p.makeAccount(ctx, dir)
 }

@@ -256,7 +256,7 @@ type recorder struct {
 
 func (r recorder) Record(ctx context.Context, e *audit.Event) error { return r.w.Record(ctx, e) }
 
-func (recorder) Probe(context.Context) error { return nil }
+func (recorder) Room() error { return nil }
 
 func TestTokensAreReviewed(t *testing.T) {
 	t.Parallel()

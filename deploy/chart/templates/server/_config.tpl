@@ -64,6 +64,9 @@ localhost
 {{- else -}}
 {{- $_ := set $audit "maxSize" (int64 .maxSize) -}}
 {{- end -}}
+{{- if .bucket.name -}}
+{{- $_ := set $audit "bucket" .bucket -}}
+{{- end -}}
 {{- $_ := set $c "audit" $audit -}}
 {{- end -}}
 {{- with $v.tokenReview -}}
