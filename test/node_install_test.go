@@ -18,7 +18,7 @@ import (
 
 const (
 	sessionsOf = "arn:aws:sts::" + account + ":assumed-role/"
-	podsRole   = "pods-reader" // which trusts EKS Auth
+	podsRole   = "one-pods-reader" // which trusts EKS Auth
 	irsaRole   = "one-web-irsa"
 )
 
@@ -37,6 +37,7 @@ func TestChartOnANode(t *testing.T) {
 	in.step("AWS's own names", (*installation).interception)
 	in.step("tokens of what is deleted", (*installation).deletedTokens)
 	in.step("doctor", (*installation).doctor)
+	in.step("people come as they are in IAM", (*installation).people)
 	in.step("uninstall", func(in *installation) { in.uninstallAll(before) })
 }
 

@@ -337,8 +337,11 @@ func (in *installation) authority() string {
 	return configMap.Data["ca.pem"]
 }
 
-// lanyard runs the CLI as root, through `kubectl port-forward`. The error is of the CLI.
-func (in *installation) lanyard(args ...string) (stdout, stderr string, err error) {
+// forwarded is where programs on the node find the control plane while something is called by atForwarded.
+const forwarded = "https://localhost:8443"
+
+// atForwarded calls something while `kubectl port-forward` runs.
+func (in *installation) atForwarded(do func()) {
 	in.Helper()
 	forward := in.node.Command(in.Context(), "kubectl", "port-forward", "-n", release, "service/lanyard-server", "8443:443")
 	out, err := forward.StdoutPipe()
@@ -357,13 +360,17 @@ func (in *installation) lanyard(args ...string) (stdout, stderr string, err erro
 	if _, err := out.Read(make([]byte, 100)); err != nil { // it says that it forwards
 		in.Fatalf("kubectl port-forward: %v: %v %s", err, forward.Wait(), complaints.String())
 	}
+	do()
+}
+
+// lanyard runs the CLI as root, on the node. The error is of the CLI.
+func (in *installation) lanyard(args ...string) (stdout, stderr string, err error) {
+	in.Helper()
 	cmd := in.node.Command(in.Context(), binary("lanyard"), args...)
-	kubeconfig := in.node.Kubeconfig()
-	cmd.Env = append(cleanEnvironment(), append(in.root, "KUBECONFIG="+kubeconfig,
-		"AWS_ENDPOINT_URL=https://localhost:8443", "AWS_ENDPOINT_URL_STS=https://localhost:8443")...)
+	cmd.Env = append(cleanEnvironment(), append(in.root, "KUBECONFIG="+in.node.Kubeconfig(), "AWS_ENDPOINT_URL="+forwarded, "AWS_ENDPOINT_URL_STS="+forwarded)...)
 	var o, e strings.Builder
 	cmd.Stdout, cmd.Stderr = &o, &e
-	err = cmd.Run()
+	in.atForwarded(func() { err = cmd.Run() })
 	return o.String(), e.String(), err
 }
 
