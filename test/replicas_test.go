@@ -149,9 +149,9 @@ func TestReplicas(t *testing.T) {
 // eventually repeats f until it succeeds; the bound is for a test that would never end, not a measure.
 func eventually(t testing.TB, what string, f func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	for {
+	for tick := time.Tick(10 * time.Millisecond); ; <-tick {
 		err := f(ctx)
 		if err == nil {
 			return
