@@ -94,6 +94,7 @@ func (v *visitor) mayNot(reason string, args ...string) {
 
 // people has the API server ask the control plane in the cluster, as docs/access.md says, and the webhook keep the bindings.
 func (in *installation) people() {
+	in.ownNode("the API server cannot be restarted with other flags")
 	in.upgrade("access: {enabled: true}")
 	service, err := in.api.CoreV1().Services(release).Get(in.Context(), "lanyard-server", metav1.GetOptions{})
 	if err != nil {

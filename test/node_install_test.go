@@ -4,6 +4,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v4/pkg/action"
+	chartrelease "helm.sh/helm/v4/pkg/release"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -103,7 +106,7 @@ func (in *installation) programs(p *corev1.Pod, more ...string) *corev1.Pod {
 	in.Helper()
 	p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
 	p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "tmp", MountPath: "/tmp"})
-	return mount(p, append(machine(in.T), append(more, absolute(in.T, "clients"))...)...)
+	return in.mount(p, append(machine(in.T), append(more, absolute(in.T, "clients"))...)...)
 }
 
 // ways are the service accounts of the two ways to an identity, and what their pods' identities begin with.
@@ -210,14 +213,27 @@ spec: {serviceAccountName: kept, roleARN: %q}
 func (in *installation) interception() {
 	dir := cache(in.T)
 	i := slices.IndexFunc(clients(dir), func(c client) bool { return c.install == "gov1" })
-	in.upgrade(intercepted)
-	in.eventually("AWS's names in the cluster's DNS", func(ctx context.Context) error {
-		c, err := in.node.DialContext(ctx, "tcp", "app-data.s3.us-east-1.amazonaws.com:443")
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
+	dns, err := in.api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(in.Context(), "coredns", metav1.GetOptions{})
+	if err != nil {
+		in.Fatal(err)
+	}
+	if strings.Contains(dns.Data["Corefile"], "import /etc/coredns/custom/*.override") {
+		in.upgrade(intercepted)
+	} else {
+		in.upgrade(intercepted, "intercept: {corednsCustom: false}")
+		in.addToCorefile(dns)
+	}
+	server, err := in.api.CoreV1().Services(release).Get(in.Context(), "lanyard-server", metav1.GetOptions{})
+	if err != nil {
+		in.Fatal(err)
+	}
+	resolved := in.programs(pod("resolves", "default", "sh", "-c", `until getent ahostsv4 "$1" | grep "^$2 "; do sleep 0.2; done`, "sh",
+		"app-data.s3.us-east-1.amazonaws.com", server.Spec.ClusterIP))
+	in.start(resolved)
+	if _, failure := in.output(resolved.Name); failure != "" {
+		in.Fatalf("AWS's names in the cluster's DNS: %s", failure)
+	}
+	in.remove(resolved.Name)
 	for way, role := range ways {
 		p := in.programs(pod("by-name-"+way, way, append([]string{"env", "-u", "AWS_ENDPOINT_URL", "-u", "AWS_ENDPOINT_URL_STS"}, clients(dir)[i].command...)...))
 		in.start(p)
@@ -228,6 +244,43 @@ func (in *installation) interception() {
 		check(in.T, out, role)
 		in.remove(p.Name)
 	}
+}
+
+// addToCorefile does what the chart's notes say for a cluster whose CoreDNS imports nothing, until the test ends.
+func (in *installation) addToCorefile(dns *corev1.ConfigMap) {
+	in.Helper()
+	got, err := action.NewGet(in.helm).Run(release)
+	if err != nil {
+		in.Fatal(err)
+	}
+	r, err := chartrelease.NewAccessor(got)
+	if err != nil {
+		in.Fatal(err)
+	}
+	_, lines, ok := strings.Cut(r.Notes(), "server block of your Corefile:\n")
+	lines, _, also := strings.Cut(lines, "\nPrograms must trust")
+	before, after, is := strings.Cut(dns.Data["Corefile"], ".:53 {\n")
+	if !ok || !also || !is {
+		in.Fatalf("the notes or the Corefile are others than expected:\n%s\n%s", r.Notes(), dns.Data["Corefile"])
+	}
+	set := func(corefile string) error {
+		text, err := json.Marshal(map[string]any{"data": map[string]string{"Corefile": corefile}})
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(in.Context()), patience)
+		defer cancel()
+		_, err = in.node.Kubectl(ctx, "patch", "configmap", "-n", dns.Namespace, dns.Name, "-p", string(text))
+		return err
+	}
+	if err := set(before + ".:53 {\n" + lines + "\n" + after); err != nil {
+		in.Fatal(err)
+	}
+	in.Cleanup(func() {
+		if err := set(dns.Data["Corefile"]); err != nil {
+			in.Error(err)
+		}
+	})
 }
 
 // intercepted has the one name besides that the client programs know.

@@ -6,12 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -164,50 +162,41 @@ func (in *installation) agent(ctx context.Context) (*corev1.Pod, error) {
 	return &pods.Items[0], nil
 }
 
-// process finds the node's process of a command of the agent's program, by its first arguments.
-func (in *installation) process(args ...string) (pid int, err error) {
+// processesOf prints the IDs of the processes whose command line begins as its arguments say.
+const processesOf = `for p in /proc/[0-9]*; do case "$(tr '\0' ' ' <"$p/cmdline")" in "$*"*) echo "${p#/proc/}";; esac; done 2>/dev/null`
+
+// process finds the node's process of a command of the agent's program, by its first arguments, in a pod that sees all of them.
+func (in *installation) process(args ...string) (pid string, err error) {
 	in.Helper()
-	network, err := in.node.Command(in.Context(), "readlink", "/proc/self/ns/net").Output()
+	out, err := in.node.Kubectl(in.Context(), append([]string{"exec", "-n", web, processes, "--", "sh", "-c", processesOf, "sh", "/lanyard-agent"}, args...)...)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, err
+	if found := strings.Fields(string(out)); len(found) == 1 {
+		return found[0], nil
 	}
-	begin := strings.Join(append([]string{"/lanyard-agent"}, args...), "\x00") + "\x00"
-	for _, p := range processes {
-		id, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue // not a process
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
-		if err != nil || !strings.HasPrefix(string(line), begin) {
-			continue // it has ended, or is another
-		}
-		if its, err := os.Readlink(filepath.Join("/proc", p.Name(), "ns/net")); err == nil && its == strings.TrimSpace(string(network)) {
-			if pid != 0 {
-				return 0, fmt.Errorf("%d and %d are both %q", pid, id, args)
-			}
-			pid = id
-		}
-	}
-	if pid == 0 {
-		return 0, fmt.Errorf("there is no process %q", args)
-	}
-	return pid, nil
+	return "", fmt.Errorf("the processes %q are %q", args, out)
+}
+
+// processes is the pod that sees the node's processes, and may kill them.
+const processes = "processes"
+
+func (in *installation) startProcesses() {
+	in.Helper()
+	p := in.programs(pod(processes, "default", "sleep", "infinity"))
+	p.Spec.HostPID = true
+	in.start(p)
+	in.kubectl("wait", "-n", web, "pod/"+processes, "--for=condition=Ready", "--timeout="+patience.String())
 }
 
 // kill ends a process of the agent's at once, and waits until there is another.
 func (in *installation) kill(args ...string) {
 	in.Helper()
 	before, err := in.process(args...)
-	if err == nil {
-		err = syscall.Kill(before, syscall.SIGKILL)
-	}
 	if err != nil {
 		in.Fatal(err)
 	}
+	in.kubectl("exec", "-n", web, processes, "--", "sh", "-c", `kill -9 "$1"`, "sh", before)
 	begun := time.Now()
 	in.eventually("another process", func(context.Context) error {
 		now, err := in.process(args...)
@@ -234,6 +223,7 @@ func (in *installation) another(before *corev1.Pod) {
 
 // agentsUnderLoad has agents end in all ways that there are, and be replaced, while pods ask for credentials. None is to see an error.
 func (in *installation) agentsUnderLoad() {
+	in.startProcesses()
 	l := in.startCallers("across-agents", in.loops(), "pods")
 	for _, c := range []struct {
 		name string
@@ -275,7 +265,7 @@ func (in *installation) agentsUnderLoad() {
 			l.goesOn(in, before)
 		})
 	}
-	for _, pod := range l {
+	for _, pod := range append(l, processes) {
 		in.remove(pod)
 	}
 }

@@ -65,6 +65,7 @@ const always = "-early=24h"
 
 // renewal has the kubelet, which asks for tokens anew when it starts, give running pods other tokens. The same client goes on with them.
 func (in *installation) renewal() {
+	in.ownNode("the kubelet cannot be restarted: LANYARD_LONG=1 has TestRenewalWhenItIsDue wait for it")
 	names := map[string]string{}
 	for way := range ways {
 		names[way] = in.stay(way, always, "-every=100ms")

@@ -69,10 +69,15 @@ type installation struct {
 	aws  aws.Config
 }
 
-// cluster starts a node that has Lanyard's images, the two namespaces, and a volume for the server.
+// cluster returns a node, or somebody else's cluster, that has Lanyard's images, the two namespaces, and a volume for the server.
 func cluster(t *testing.T) *installation {
-	t.Setenv(kubenode.Existing, "") // images and programs are this machine's
 	n := kubenode.ForTest(t, kubenode.Config{})
+	if _, err := n.MachinePath("/"); err != nil {
+		leftOut(t, err.Error())
+	}
+	if err := n.ImportHostImage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"lanyard-agent", "lanyard-server", "lanyard-webhook"} {
 		archive := filepath.Join("..", ".cache", "images", name+".tar")
 		if _, err := os.Stat(archive); err != nil {
@@ -91,9 +96,8 @@ func cluster(t *testing.T) *installation {
 	if err := in.helm.Init(getter{n.RESTConfig(), memory.NewMemCacheClient(api.Discovery())}, release, "secret"); err != nil {
 		t.Fatal(err)
 	}
-	volume := filepath.Join(in.dir, "volume")
-	if err := errors.Join(os.Mkdir(volume, 0o700), os.Chown(volume, 65532, 65532)); err != nil {
-		t.Fatal(err)
+	if !n.Own() {
+		t.Cleanup(in.clear)
 	}
 	in.apply(fmt.Sprintf(`
 apiVersion: v1
@@ -101,11 +105,8 @@ kind: List
 items:
   - {apiVersion: v1, kind: Namespace, metadata: {name: %s}}
   - {apiVersion: v1, kind: Namespace, metadata: {name: %s}}
-  - apiVersion: v1
-    kind: PersistentVolume
-    metadata: {name: server}
-    spec: {capacity: {storage: 8Gi}, accessModes: [ReadWriteOnce], hostPath: {path: %q}}
-`, release, web, volume))
+`, release, web))
+	in.volume()
 	for _, namespace := range []string{release, web} {
 		in.eventually("the namespace "+namespace, func(ctx context.Context) error {
 			_, account := api.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
@@ -114,6 +115,62 @@ items:
 		})
 	}
 	return in
+}
+
+// volume makes one for the server, unless the cluster makes volumes by itself.
+func (in *installation) volume() {
+	in.Helper()
+	classes, err := in.api.StorageV1().StorageClasses().List(in.Context(), metav1.ListOptions{})
+	if err != nil {
+		in.Fatal(err)
+	}
+	for _, class := range classes.Items {
+		if class.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" {
+			return
+		}
+	}
+	dir := filepath.Join(in.dir, "volume")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 65532, 65532)); err != nil {
+		in.Fatal(err)
+	}
+	in.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: server}
+spec: {capacity: {storage: 8Gi}, accessModes: [ReadWriteOnce], hostPath: {path: %q}}
+`, in.machinePath(dir)))
+}
+
+// machinePath is where the cluster's nodes have a path of this machine.
+func (in *installation) machinePath(path string) string {
+	in.Helper()
+	path, err := in.node.MachinePath(path)
+	if err != nil {
+		in.Fatal(err)
+	}
+	return path
+}
+
+// clear takes what the story made out of somebody else's cluster, wherever it ended.
+func (in *installation) clear() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(in.Context()), patience)
+	defer cancel()
+	u := action.NewUninstall(in.helm)
+	u.Timeout, u.WaitStrategy, u.IgnoreNotFound = patience, kube.StatusWatcherStrategy, true
+	_, uninstalled := u.Run(release)
+	_, namespaces := in.node.Kubectl(ctx, "delete", "namespace", release, web, "--ignore-not-found")
+	_, volume := in.node.Kubectl(ctx, "delete", "persistentvolume", "server", "--ignore-not-found")
+	if err := errors.Join(uninstalled, namespaces, volume); err != nil {
+		in.Error(err)
+	}
+}
+
+// ownNode leaves a part out where the cluster is somebody else's.
+func (in *installation) ownNode(why string) {
+	in.Helper()
+	if !in.node.Own() {
+		in.Skip("in somebody else's cluster " + why)
+	}
 }
 
 // step runs a part of the story, for what t tells of it.
@@ -452,11 +509,12 @@ func pod(name, account string, command ...string) *corev1.Pod {
 }
 
 // mount lets a pod read files of this machine, at their own paths.
-func mount(p *corev1.Pod, paths ...string) *corev1.Pod {
+func (in *installation) mount(p *corev1.Pod, paths ...string) *corev1.Pod {
+	in.Helper()
 	for i, path := range paths {
 		volume := fmt.Sprintf("machine-%d", i)
 		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{
-			Name: volume, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}},
+			Name: volume, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: in.machinePath(path)}},
 		})
 		p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: path, ReadOnly: true})
 	}

@@ -27,7 +27,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/lanyard-id/lanyard/test/kubenode/internal/pid1"
 )
@@ -55,10 +54,6 @@ const apiService = "10.125.0.1"
 // KeysDir is the folder of a node's keys and certificates as its own programs see it: ca.crt, sa.key and sa.pub, which sign service
 // accounts' tokens, and others. Elsewhere it is the folder pki of Config.Dir.
 const KeysDir = pid1.NodeDir + "/pki"
-
-// Existing is the environment variable that names the kubeconfig file of a cluster which tests may use, and change at will, instead
-// of a node of their own. It is not KUBECONFIG, so that no cluster is used by accident.
-const Existing = "LANYARD_TEST_KUBECONFIG"
 
 // startTime bounds how long a node takes to be ready. It takes some 6 s where nothing else runs.
 const startTime = 3 * time.Minute
@@ -135,6 +130,11 @@ type Node struct {
 	kubeconfig string
 	rest       *rest.Config
 
+	// What a cluster has that somebody else runs.
+	existing *Existing
+	life     context.Context // of the programs below; it ends with Stop
+	forwards sync.WaitGroup  // programs that forward connections
+
 	// What a node that Start started has besides.
 	process  *exec.Cmd      // process 1 of the namespaces
 	running  sync.Mutex     // held while a program is started
@@ -148,16 +148,21 @@ type Node struct {
 	stop     func() error
 }
 
-// ForTest returns a node for a test: the cluster that the environment variable [Existing] names, or one that it starts and stops when
-// the test ends. If neither can be had the test is skipped, or fails where CI=true: there nothing may be left out. When the test has
+// ForTest returns a node for a test: the cluster that the environment names (see [KubeconfigVariable]), or one that it starts and stops
+// when the test ends. If neither can be had the test is skipped, or fails where CI=true: there nothing may be left out. When the test has
 // failed, it is told the ends of the node's logs.
 func ForTest(t testing.TB, c Config) *Node {
 	t.Helper()
-	if kubeconfig := os.Getenv(Existing); kubeconfig != "" {
-		n, err := Use(kubeconfig)
+	if e, named := existing(); named {
+		n, err := Use(e)
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if err := n.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
 		return n
 	}
 	if c.Dir == "" {
@@ -186,21 +191,6 @@ func ForTest(t testing.TB, c Config) *Node {
 		}
 	})
 	return n
-}
-
-// Use returns somebody else's cluster, by a kubeconfig file. [Node.Import] and [Node.Logs] have nothing to work on, and [Node.Stop]
-// leaves the cluster alone.
-func Use(kubeconfig string) (*Node, error) {
-	c, err := Config{}.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", kubeconfig, err)
-	}
-	config.QPS = -1
-	return &Node{config: c, kubeconfig: kubeconfig, rest: config, stop: func() error { return nil }}, nil
 }
 
 // Start starts a node and waits until it is ready for pods and its DNS answers, which takes some 6 s. The folder that the Config
@@ -391,7 +381,7 @@ func (n *Node) run(programs ...pid1.Program) error {
 // sees the machine's files, but for those below /run, /var/lib and /var/log. Its own files, such as the key that signs tokens, are in
 // the folder [KeysDir] as it sees them. It cannot be done to somebody else's cluster.
 func (n *Node) RestartAPIServer(ctx context.Context, flags ...string) error {
-	if n.process == nil {
+	if !n.Own() {
 		return fmt.Errorf("%s: the API server of somebody else's cluster cannot be restarted", n.kubeconfig)
 	}
 	if err := n.run(pid1.Program{Name: "kube-apiserver", Args: append(apiServer(n.config), flags...)}); err != nil {
@@ -402,7 +392,7 @@ func (n *Node) RestartAPIServer(ctx context.Context, flags ...string) error {
 
 // RestartKubelet kills the kubelet and starts it again. Pods go on meanwhile. It cannot be done to somebody else's cluster.
 func (n *Node) RestartKubelet() error {
-	if n.process == nil {
+	if !n.Own() {
 		return fmt.Errorf("%s: the kubelet of somebody else's cluster cannot be restarted", n.kubeconfig)
 	}
 	return n.run(pid1.Program{Name: "kubelet", Args: kubelet(n.config, CgroupRoot(n.config.Dir))})
@@ -427,7 +417,7 @@ func (n *Node) RESTConfig() *rest.Config { return rest.CopyConfig(n.rest) }
 // Command returns a command that is to run in the node's network, with KUBECONFIG set, and kubectl in its PATH. Its process is the
 // program's own, and sees the machine's files. Its names are resolved as the machine does, not as pods do.
 func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	if n.process != nil {
+	if n.Own() {
 		args = append([]string{"exec", strconv.Itoa(n.process.Process.Pid), name}, args...)
 		name = n.config.bin("cluster")
 	}
@@ -435,7 +425,7 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 	for _, v := range os.Environ() {
 		variable, value, _ := strings.Cut(v, "=")
 		switch lower := strings.ToLower(variable); {
-		case n.process != nil && strings.HasSuffix(lower, "_proxy"): // there is nothing of the kind in the node's network
+		case n.Own() && strings.HasSuffix(lower, "_proxy"): // there is nothing of the kind in the node's network
 		case lower == "path":
 			cmd.Env = append(cmd.Env, v+string(os.PathListSeparator)+n.config.bin(""))
 		default:
@@ -443,7 +433,7 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 		}
 	}
 	cmd.Env = append(cmd.Env, "KUBECONFIG="+n.kubeconfig)
-	if n.process != nil {
+	if n.Own() {
 		cmd.Env = append(cmd.Env, "KUBECACHEDIR="+filepath.Join(n.config.Dir, "kubecache"))
 	}
 	return cmd
@@ -466,12 +456,10 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 	return out, nil
 }
 
-// Import gives the node images, from OCI archives such as deploy/image writes. Somebody else's cluster must have been given them, or
-// find them in a registry: Import fails there.
+// Import gives the node images, from OCI archives such as deploy/image writes.
 func (n *Node) Import(ctx context.Context, archives ...string) error {
-	if n.process == nil {
-		return fmt.Errorf("%s: the images of somebody else's cluster are loaded by its own tools (kind load image-archive, "+
-			"k3s ctr images import) or pushed to a registry", n.kubeconfig)
+	if !n.Own() {
+		return n.load(ctx, archives)
 	}
 	for _, archive := range archives {
 		ctr := exec.CommandContext(ctx, n.ctr(), "--address", n.inside(containerdSocket), "--namespace", "k8s.io", "images", "import", archive)
@@ -507,11 +495,11 @@ func (n *Node) inside(path string) string {
 	return filepath.Join("/proc", strconv.Itoa(n.process.Process.Pid), "root", path)
 }
 
-// DialContext connects from within the node's network, or to somebody else's cluster from here. In a node, names of hosts are
-// resolved by its DNS, as pods do with a name that ends in a dot.
+// DialContext connects from within the node's network, where names of hosts are resolved by its DNS, as pods do with a name that ends in a
+// dot. In somebody else's cluster it reaches Services only, by their names.
 func (n *Node) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if n.process == nil {
-		return new(net.Dialer).DialContext(ctx, network, address)
+	if !n.Own() {
+		return n.forward(ctx, network, address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -530,7 +518,7 @@ func (n *Node) DialContext(ctx context.Context, network, address string) (net.Co
 // Listen listens in the node's network, where pods and the API server reach it at NodeAddress. It cannot be done in somebody else's
 // cluster.
 func (n *Node) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	if n.process == nil {
+	if !n.Own() {
 		return nil, fmt.Errorf("%s: there is no listening in somebody else's cluster", n.kubeconfig)
 	}
 	var l net.Listener
@@ -561,7 +549,7 @@ func (n *Node) resolver() *net.Resolver {
 // Logs is the folder of the node's logs: a file NAME.log for each of its programs, and those of pods in the folder pods. It is empty
 // for somebody else's cluster.
 func (n *Node) Logs() string {
-	if n.ended == nil {
+	if !n.Own() {
 		return ""
 	}
 	return filepath.Join(n.config.Dir, "log")

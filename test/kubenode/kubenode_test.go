@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/lanyard-id/lanyard/deploy/image"
 	"github.com/lanyard-id/lanyard/test/kubenode"
@@ -34,7 +36,7 @@ import (
 
 // startNode starts a node even where tests may use another cluster: this is about nodes.
 func startNode(t *testing.T, c kubenode.Config) *kubenode.Node {
-	t.Setenv(kubenode.Existing, "")
+	t.Setenv(kubenode.KubeconfigVariable, "")
 	return kubenode.ForTest(t, c)
 }
 
@@ -344,6 +346,83 @@ spec:
 	})
 }
 
+// A node that is reached as somebody else's cluster is: by its API server alone.
+func TestServicesOfSomebodyElsesCluster(t *testing.T) {
+	own := startNode(t, kubenode.Config{})
+	create(t, own, workloads)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // it is closed
+			}
+			go relay(t, own, c)
+		}
+	}()
+	config, err := clientcmd.LoadFromFile(own.Kubeconfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range config.Clusters {
+		c.Server, c.TLSServerName = "https://"+l.Addr().String(), "kubernetes"
+	}
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
+		t.Fatal(err)
+	}
+	n, err := kubenode.Use(kubenode.Existing{Kubeconfig: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+
+	var c net.Conn
+	eventually(t, func(ctx context.Context) (err error) {
+		c, err = n.DialContext(ctx, "tcp", "answers.kube-system.svc.cluster.local:80")
+		return err
+	})
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET /ready HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(out), "\r\n\r\nOK") {
+		t.Errorf("the Service answered %q, %v", out, err)
+	}
+	for address, want := range map[string]string{"missing.default.svc:80": `services "missing" not found`, "answers.kube-system.svc:81": "does not have a service port 81"} {
+		if _, err := n.DialContext(t.Context(), "tcp", address); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", address, err)
+		}
+	}
+	for range 2 {
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := n.DialContext(t.Context(), "tcp", "answers.kube-system.svc:80"); err == nil {
+		t.Error("it connects after its end")
+	}
+}
+
+// relay connects what has come with a node's API server.
+func relay(t *testing.T, n *kubenode.Node, c net.Conn) {
+	defer c.Close()
+	s, err := n.DialContext(t.Context(), "tcp", kubenode.NodeAddress+":443")
+	if err != nil {
+		return // the client sees it end
+	}
+	defer s.Close()
+	go func() {
+		io.Copy(s, c)
+		s.Close()
+	}()
+	io.Copy(c, s)
+}
+
 func TestNodesAtOnce(t *testing.T) {
 	one := kubenode.Config{Dir: t.TempDir(), Name: "one", Issuer: "https://one.test"}
 	two := kubenode.Config{Dir: t.TempDir(), Name: "two", Issuer: "https://two.test"}
@@ -417,7 +496,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 // A node whose starter was killed ends, and its folder is free for another.
 func TestNodeEndsWithItsStarter(t *testing.T) {
-	t.Setenv(kubenode.Existing, "")
+	t.Setenv(kubenode.KubeconfigVariable, "")
 	dir := t.TempDir()
 	if err := errors.Join(kubenode.Supported(), kubenode.Built(kubenode.Config{})); err != nil {
 		if os.Getenv("CI") == "true" {
