@@ -41,13 +41,14 @@ func TestMain(m *testing.M) {
 // binary returns the path of a program.
 func binary(name string) string { return filepath.Join(binaries, name) }
 
-// server is a running `lanyard dev`.
+// server is a running `lanyard dev` or lanyard-server.
 type server struct {
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
-	env map[string]string // the variables of the file env
-	log sync.WaitGroup    // until the end of its log
+	t      testing.TB
+	dir    string
+	cmd    *exec.Cmd
+	env    map[string]string // the variables of the file env
+	probes string            // lanyard-server's address of its probes
+	log    sync.WaitGroup    // until the end of its log
 }
 
 // startDev runs `lanyard dev` on free ports with the data directory until the test ends.
@@ -150,25 +151,28 @@ func cleanEnvironment() []string {
 		"GORACE=halt_on_error=1 atexit_sleep_ms=0") // of programs that are built with the race detector: what it finds ends them
 }
 
-// waitFor reads the program's log until a line holds the text, and returns the word that follows it there. The rest of the log goes
-// to the test's output.
-func (s *server) waitFor(log io.Reader, text string) string {
+// waitFor reads the program's log until its lines have held all texts, one after the other, and returns the words that followed them there.
+// The rest of the log goes to the test's output.
+func (s *server) waitFor(log io.Reader, texts ...string) (words []string) {
 	s.t.Helper()
 	lines := bufio.NewScanner(log)
 	for lines.Scan() {
-		if _, rest, ok := strings.Cut(lines.Text(), text); ok {
-			s.log.Go(func() {
-				for lines.Scan() {
-					fmt.Fprintln(s.t.Output(), lines.Text())
-				}
-			})
+		if _, rest, ok := strings.Cut(lines.Text(), texts[len(words)]); ok {
 			word, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-			return word
+			words = append(words, word)
+			if len(words) == len(texts) {
+				s.log.Go(func() {
+					for lines.Scan() {
+						fmt.Fprintln(s.t.Output(), lines.Text())
+					}
+				})
+				return words
+			}
 		}
 		fmt.Fprintln(s.t.Output(), lines.Text())
 	}
-	s.t.Fatalf("the program ended before it wrote %q", text)
-	return ""
+	s.t.Fatalf("the program ended before it wrote %q", texts[len(words)])
+	return nil
 }
 
 // dataDir returns a path for a server's state that is not there yet: the server makes it, for itself alone.

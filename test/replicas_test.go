@@ -3,11 +3,14 @@ package test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +24,17 @@ import (
 // startServers runs lanyard-server twice over one etcd, which is a third process's to both, and returns them as the first
 // account's root.
 func startServers(t testing.TB) (a, b *server) {
+	t.Helper()
+	settings := sharedStore(t)
+	a, b = startServer(t, settings), startServer(t, settings)
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+		b.env[name] = a.env[name]
+	}
+	return a, b
+}
+
+// sharedStore runs an etcd until the test ends, and returns the settings of servers that share it.
+func sharedStore(t testing.TB) (settings string) {
 	t.Helper()
 	shared := t.TempDir()
 	etcd, err := embedded.Serve(t.Context(), filepath.Join(shared, "etcd"), "127.0.0.1:0", slog.New(slog.DiscardHandler))
@@ -36,12 +50,7 @@ func startServers(t testing.TB) (a, b *server) {
 	if err := os.WriteFile(key, []byte(strings.Repeat("5a", 32)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	settings := fmt.Sprintf("etcd: {endpoints: [%s]}\nmasterKeyFile: %s\n", etcd.Endpoint, key)
-	a, b = startServer(t, settings), startServer(t, settings)
-	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
-		b.env[name] = a.env[name]
-	}
-	return a, b
+	return fmt.Sprintf("etcd: {endpoints: [%s]}\nmasterKeyFile: %s\n", etcd.Endpoint, key)
 }
 
 // startServer runs one lanyard-server, with settings besides those that every server has here, until the test ends. If it made the
@@ -76,7 +85,9 @@ log: {level: info, format: text}
 	}
 	s := &server{t: t, dir: dir, cmd: cmd}
 	t.Cleanup(s.kill)
-	address := s.waitFor(stderr, "msg=listening server=http address=")
+	addresses := s.waitFor(stderr, "msg=listening server=http address=", "msg=listening server=probes address=")
+	address := addresses[0]
+	s.probes = addresses[1]
 	s.env = map[string]string{"AWS_ENDPOINT_URL": "http://" + address, "AWS_ENDPOINT_URL_STS": "http://" + address, "AWS_REGION": "us-east-1"}
 	root, err := os.ReadFile(filepath.Join(dir, "root.key"))
 	if os.IsNotExist(err) {
@@ -144,6 +155,50 @@ func TestReplicas(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A replica that is told to stop says so at its probe, and goes on serving: others may still send it what is new. Told again, it ends.
+func TestReplicasGoOnServingWhenToldToStop(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, sharedStore(t)+"stopDelay: 1h\n")
+	ready := func(ctx context.Context) (string, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.probes+"/readyz", nil)
+		if err != nil {
+			return "", err
+		}
+		reply, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return "", err
+		}
+		defer reply.Body.Close()
+		text, err := io.ReadAll(reply.Body)
+		return fmt.Sprintf("%d %s", reply.StatusCode, strings.TrimSpace(string(text))), err
+	}
+	is := func(want string) {
+		t.Helper()
+		eventually(t, "the probe's "+want, func(ctx context.Context) error {
+			got, err := ready(ctx)
+			if err == nil && got != want {
+				err = fmt.Errorf("it says %q", got)
+			}
+			return err
+		})
+	}
+	is("200 ok")
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	is("503 stopping")
+	if _, err := sts.NewFromConfig(s.aws()).GetCallerIdentity(t.Context(), &sts.GetCallerIdentityInput{}); err != nil {
+		t.Errorf("while it lingers: %v", err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.log.Wait()
+	if err := s.cmd.Wait(); err == nil || !strings.Contains(err.Error(), "signal: terminated") {
+		t.Errorf("told twice, it ended with %v", err)
+	}
 }
 
 // eventually repeats f until it succeeds; the bound is for a test that would never end, not a measure.

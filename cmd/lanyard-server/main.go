@@ -163,7 +163,13 @@ func run(
 	// The watch and the rotations outlive the last request.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	servers, err := listen(c, plane, log)
+	ready := func() error {
+		if ctx.Err() != nil {
+			return errors.New("stopping")
+		}
+		return plane.Ready()
+	}
+	servers, err := listen(c, plane, ready, log)
 	if err != nil {
 		return err
 	}
@@ -176,7 +182,9 @@ func run(
 	for _, s := range servers {
 		log.Info("listening", "server", s.Name, "address", s.Addr())
 	}
-	return daemon.Serve(ctx, log, servers...)
+	serving, stopServing := daemon.Linger(ctx, c.StopDelay)
+	defer stopServing()
+	return daemon.Serve(serving, log, servers...)
 }
 
 // masterKey reads the key that all replicas share, or, where the store is this process's own, the one beside it.
@@ -225,7 +233,7 @@ func openObjects(c config, dir controlplane.Directory, log *slog.Logger) (http.H
 }
 
 // listen binds all addresses.
-func listen(c config, plane *controlplane.ControlPlane, log *slog.Logger) (servers []*daemon.Server, err error) {
+func listen(c config, plane *controlplane.ControlPlane, ready func() error, log *slog.Logger) (servers []*daemon.Server, err error) {
 	if c.Listen != "" {
 		servers = append(servers, &daemon.Server{Name: "http", Address: c.Listen, Handler: plane.Handler()})
 	}
@@ -237,7 +245,7 @@ func listen(c config, plane *controlplane.ControlPlane, log *slog.Logger) (serve
 		servers = append(servers, &daemon.Server{Name: "https", Address: c.ListenTLS, Handler: plane.Handler(), TLS: tls})
 	}
 	if c.ListenProbes != "" {
-		servers = append(servers, &daemon.Server{Name: "probes", Address: c.ListenProbes, Handler: probes(plane)})
+		servers = append(servers, &daemon.Server{Name: "probes", Address: c.ListenProbes, Handler: probes(ready)})
 	}
 	for i, s := range servers {
 		if err := s.Listen(); err != nil {
@@ -251,11 +259,11 @@ func listen(c config, plane *controlplane.ControlPlane, log *slog.Logger) (serve
 }
 
 // probes answers for the process (/healthz) and for whether it can serve (/readyz).
-func probes(plane *controlplane.ControlPlane) http.Handler {
+func probes(ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := plane.Ready(); err != nil {
+		if err := ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

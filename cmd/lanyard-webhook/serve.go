@@ -103,7 +103,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	}
 
 	// What stops first is readiness, then the servers, and last what they need.
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	serving, stopServing := daemon.Linger(ctx, c.stopDelay)
 	defer stopServing()
 	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRunning()
@@ -131,18 +131,6 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	for _, job := range jobs {
 		group.Go(func() { job(running) })
 	}
-	group.Go(func() {
-		defer stopServing()
-		select {
-		case <-ctx.Done():
-		case <-running.Done():
-			return
-		}
-		select {
-		case <-time.After(c.stopDelay):
-		case <-running.Done():
-		}
-	})
 	err = daemon.Serve(serving, log, servers...)
 	stopRunning()
 	group.Wait()

@@ -113,6 +113,25 @@ func Serve(ctx context.Context, log *slog.Logger, servers ...*Server) error {
 	return nil
 }
 
+// Linger returns a context that ends some time after ctx does, or when it is cancelled: for servers that go on while load balancers hear that
+// they are to stop.
+func Linger(ctx context.Context, delay time.Duration) (context.Context, context.CancelFunc) {
+	lingering, end := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer end()
+		select {
+		case <-ctx.Done():
+		case <-lingering.Done():
+			return
+		}
+		select {
+		case <-time.After(delay):
+		case <-lingering.Done():
+		}
+	}()
+	return lingering, end
+}
+
 // certificateCheck is how often a certificate's files are looked at, at the most.
 const certificateCheck = 10 * time.Second
 

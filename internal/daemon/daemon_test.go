@@ -115,6 +115,37 @@ func TestStopWaitsForRequestsInFlight(t *testing.T) {
 	}
 }
 
+func TestLingering(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		stop, end time.Duration // when; 0 for never
+		want      time.Duration // when the context ends
+	}{
+		{"for the delay", time.Minute, 0, time.Minute + 5*time.Second},
+		{"until it is cancelled before the stop", time.Minute, time.Second, time.Second},
+		{"until it is cancelled after the stop", time.Minute, time.Minute + time.Second, time.Minute + time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun := time.Now()
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				lingering, end := daemon.Linger(ctx, 5*time.Second)
+				defer end()
+				time.AfterFunc(c.stop, stop)
+				if c.end > 0 {
+					time.AfterFunc(c.end, end)
+				}
+				<-lingering.Done()
+				if took := time.Since(begun); took != c.want {
+					t.Errorf("it ended after %v, want %v", took, c.want)
+				}
+			})
+		})
+	}
+}
+
 func TestOneServersFailureStopsAll(t *testing.T) {
 	t.Parallel()
 	nothing := func(http.ResponseWriter, *http.Request) {}

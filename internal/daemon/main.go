@@ -14,10 +14,11 @@ import (
 // ErrUsage is returned by a program that was called in a wrong way, once it has printed what is wrong with its usage.
 var ErrUsage = errors.New("usage")
 
-// Main runs a program with its arguments until it returns, and ends its context when it is told to stop. Then the process exits: with
+// Main runs a program with its arguments until it returns, and ends its context when it is told to stop; told again, it ends at once. Then the process exits: with
 // 0, also after help was asked for; with 2 after ErrUsage; and with 1 after any other error, which is printed behind the name.
 func Main(name string, run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	switch {
