@@ -5,7 +5,6 @@ package test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -25,7 +24,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/lanyard-id/lanyard/internal/audit"
-	"github.com/lanyard-id/lanyard/internal/kv/etcd/embedded"
 )
 
 // nobody is who runs PostgreSQL when the tests are run by root, whom it refuses.
@@ -91,21 +89,7 @@ func startPostgres(t testing.TB) string {
 // server records the others find.
 func TestServersShareATrail(t *testing.T) {
 	database := startPostgres(t)
-	shared := t.TempDir()
-	etcd, err := embedded.Serve(t.Context(), filepath.Join(shared, "etcd"), "127.0.0.1:0", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := etcd.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	key := filepath.Join(shared, "master.key")
-	if err := os.WriteFile(key, []byte(strings.Repeat("5a", 32)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	settings := fmt.Sprintf("etcd: {endpoints: [%s]}\nmasterKeyFile: %s\naudit: {store: %q}\n", etcd.Endpoint, key, database)
+	settings := sharedStore(t) + fmt.Sprintf("audit: {store: %q}\n", database)
 	var servers [3]*server
 	for i := range servers {
 		servers[i] = startServer(quietTest{t}, settings)
