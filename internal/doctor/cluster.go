@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/lanyard-id/lanyard/internal/podspec"
 )
 
@@ -94,6 +96,9 @@ func checkPod(f *Facts) Result {
 			"There is no pod %s in namespace %s.", f.PodName, f.Namespace)
 	case p == nil:
 		return f.Pod.unknown("pod " + f.Namespace + "/" + f.PodName).stop()
+	case mirror(p):
+		return broken("Make it a pod of the API server's own, such as a DaemonSet's.",
+			"The pod is the mirror of a static pod, which its kubelet has made: it has no service account, and so no identity.")
 	case p.DeletionTimestamp != nil:
 		return warn("", "The pod is being deleted.")
 	case p.Spec.NodeName == "":
@@ -102,6 +107,12 @@ func checkPod(f *Facts) Result {
 	default:
 		return ok("The pod is on node %s, and its phase is %s.", p.Spec.NodeName, cmp.Or(string(p.Status.Phase), "unknown"))
 	}
+}
+
+// mirror reports whether a pod only shows a static pod of its kubelet.
+func mirror(p *corev1.Pod) bool {
+	_, is := p.Annotations[corev1.MirrorPodAnnotationKey]
+	return is
 }
 
 func checkAccount(f *Facts) Result {

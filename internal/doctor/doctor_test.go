@@ -263,6 +263,9 @@ func TestFirstBrokenLink(t *testing.T) {
 	}{
 		{"there is no such pod", eks, func(f *doctor.Facts) { absent(&f.Pod); f.ServiceAccount = "" }, "pod", "There is no pod worker-0 in namespace web",
 			"kubectl get pods -n web"},
+		{"the pod mirrors a static pod", eks, func(f *doctor.Facts) {
+			f.Pod.Value.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "hash"}
+		}, "pod", "the mirror of a static pod", "such as a DaemonSet's"},
 		{"there is no such service account", irsa, func(f *doctor.Facts) { absent(&f.Account) }, "service account", "There is no service account web/worker",
 			"kubectl create serviceaccount -n web worker"},
 		{"the cluster has another name", eks, func(f *doctor.Facts) {

@@ -557,7 +557,7 @@ func (d *Doctor) PodsWithIdentity(ctx context.Context, namespace string) ([][2]s
 	var found [][2]string
 	err := list(ctx, d, in, "pods", namespace, func(page *corev1.PodList) string {
 		for _, p := range page.Items {
-			if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || mirror(&p) {
 				continue
 			}
 			f := &Facts{Namespace: p.Namespace, PodName: p.Name, Pod: Read[corev1.Pod]{Value: &p}}

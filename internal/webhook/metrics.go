@@ -17,7 +17,7 @@ const (
 	outcomeMutated     outcome = "mutated"
 	outcomeUnchanged   outcome = "unchanged"   // it has all that it should have
 	outcomeNone        outcome = "none"        // its service account has no role
-	outcomeSkipped     outcome = "skipped"     // by its label
+	outcomeSkipped     outcome = "skipped"     // by its label, or as the mirror of a static pod
 	outcomeInvalid     outcome = "invalid"     // its service account's role or its own volumes are wrong
 	outcomeUnconfirmed outcome = "unconfirmed" // it could not be told what it should have
 )

@@ -84,7 +84,7 @@ func (r *Reporter) look(ctx context.Context) error {
 // lacks returns what a pod's service account has, in words, if the pod has nothing of it. A role that no pod could be given
 // does not count.
 func (r *Reporter) lacks(pod *corev1.Pod) string {
-	if _, skip := pod.Labels[SkipLabel]; skip || pod.DeletionTimestamp != nil || slices.Contains(r.Except, pod.Namespace) {
+	if leftAlone(pod) || pod.DeletionTimestamp != nil || slices.Contains(r.Except, pod.Namespace) {
 		return ""
 	}
 	if r.Settings.Mutated(pod, podspec.PodIdentity) || r.Settings.Mutated(pod, podspec.WebIdentity) {

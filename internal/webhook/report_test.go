@@ -28,6 +28,7 @@ func TestWhatAPodLacks(t *testing.T) {
 		{"nothing, where the role is none", "web", "broken", nil, ""},
 		{"nothing, in a namespace that the registration leaves out", "kube-system", "reader", nil, ""},
 		{"nothing, if it was left alone on purpose", "web", "reader", func(p *corev1.Pod) { p.Labels = map[string]string{SkipLabel: ""} }, ""},
+		{"nothing, if it mirrors a static pod", "web", "reader", func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} }, ""},
 		{"nothing, if it is going", "web", "reader", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }, ""},
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "p"}, Spec: corev1.PodSpec{ServiceAccountName: c.account}}

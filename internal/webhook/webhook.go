@@ -138,6 +138,14 @@ func podResource() metav1.GroupVersionResource {
 	return metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
 }
 
+// leftAlone reports whether a pod is given nothing, whatever its service account has: who made it asks for that by the label, and a mirror
+// of a static pod has no service account. API servers refuse mirrors that have a token.
+func leftAlone(pod *corev1.Pod) bool {
+	_, labelled := pod.Labels[SkipLabel]
+	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return labelled || mirror
+}
+
 // review decides on one request. What does not concern the webhook is allowed.
 func (h *Handler) review(ctx context.Context, r *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	allowed := &admissionv1.AdmissionResponse{Allowed: true}
@@ -156,7 +164,7 @@ func (h *Handler) review(ctx context.Context, r *admissionv1.AdmissionRequest) *
 			return allowed // nothing can be given to it any more
 		}
 	}
-	if _, skip := pod.Labels[SkipLabel]; skip {
+	if leftAlone(&pod) {
 		h.Metrics.reviewed(outcomeSkipped)
 		return allowed
 	}

@@ -362,11 +362,13 @@ func TestWhatDoesNotConcernTheWebhookIsAllowed(t *testing.T) {
 	h, _ := w.handler(t)
 	review := createReview(plainPod)
 	for name, body := range map[string]string{
-		"another resource":     strings.Replace(review, `"resource": "pods"`, `"resource": "secrets"`, 1),
-		"another group":        strings.Replace(review, `"resource": {"group": ""`, `"resource": {"group": "x"`, 1),
-		"an update":            strings.Replace(review, "CREATE", "UPDATE", 1),
-		"a deletion":           strings.Replace(review, "CREATE", "DELETE", 1),
-		"a subresource":        strings.Replace(review, `"operation"`, `"subResource": "binding", "operation"`, 1),
+		"another resource": strings.Replace(review, `"resource": "pods"`, `"resource": "secrets"`, 1),
+		"another group":    strings.Replace(review, `"resource": {"group": ""`, `"resource": {"group": "x"`, 1),
+		"an update":        strings.Replace(review, "CREATE", "UPDATE", 1),
+		"a deletion":       strings.Replace(review, "CREATE", "DELETE", 1),
+		"a subresource":    strings.Replace(review, `"operation"`, `"subResource": "binding", "operation"`, 1),
+		"the mirror of a static pod, by whatever account": createReview(strings.Replace(plainPod, `"generateName"`,
+			`"annotations": {"kubernetes.io/config.mirror": "hash"}, "generateName"`, 1)),
 		"a pod with the label": createReview(strings.Replace(plainPod, `"generateName"`, `"labels": {"eks.amazonaws.com/skip-pod-identity-webhook": ""}, "generateName"`, 1)),
 	} {
 		response := send(t, h, body).Response
