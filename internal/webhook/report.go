@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -47,7 +48,7 @@ func (r *Reporter) Run(ctx context.Context) {
 		case <-time.After(r.Every):
 		}
 		if err := r.look(ctx); err != nil && ctx.Err() == nil {
-			r.Log.Warn("pods without their identity not looked for", "err", err)
+			r.Log.Warn("pods without their identity not all reported", "err", err)
 		}
 	}
 }
@@ -55,7 +56,8 @@ func (r *Reporter) Run(ctx context.Context) {
 func (r *Reporter) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, max(r.Every, time.Minute))
 	defer cancel()
-	found := 0
+	found, untold := 0, 0
+	var failure error // the first of those that are untold: one namespace may take no events, by a quota for instance
 	options := metav1.ListOptions{Limit: reportPage, FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
 	for {
 		page, err := r.Pods.Pods(metav1.NamespaceAll).List(ctx, options)
@@ -70,7 +72,8 @@ func (r *Reporter) look(ctx context.Context) error {
 			}
 			found++
 			if err := r.report(ctx, pod, has); err != nil {
-				return err
+				untold++
+				failure = cmp.Or(failure, err)
 			}
 		}
 		if options.Continue = page.Continue; options.Continue == "" {
@@ -78,6 +81,9 @@ func (r *Reporter) look(ctx context.Context) error {
 		}
 	}
 	r.Metrics.unmutated.Set(float64(found))
+	if failure != nil {
+		return fmt.Errorf("%d of %d such pods have no event, the first because of: %w", untold, found, failure)
+	}
 	return nil
 }
 
@@ -120,7 +126,7 @@ func (r *Reporter) report(ctx context.Context, pod *corev1.Pod, has string) erro
 		r.Log.Warn("pod runs without the identity of its service account", "namespace", pod.Namespace, "pod", pod.Name,
 			"serviceAccount", pod.Spec.ServiceAccountName)
 	case !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return fmt.Errorf("create event: %w", err)
+		return fmt.Errorf("create event for %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
 }

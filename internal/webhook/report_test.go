@@ -1,11 +1,21 @@
 package webhook
 
 import (
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	corev1fake "k8s.io/client-go/kubernetes/typed/core/v1/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestWhatAPodLacks(t *testing.T) {
@@ -38,5 +48,64 @@ func TestWhatAPodLacks(t *testing.T) {
 		if got := r.lacks(pod); got != c.want {
 			t.Errorf("%s: it lacks %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+// A namespace that takes no events keeps no other pod from being told of, nor from being counted.
+func TestPodsAreReportedThoughOneCannotBe(t *testing.T) {
+	t.Parallel()
+	cluster := memoryCluster()
+	cluster.PrependReactor("create", "events", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if action.GetNamespace() == "full" {
+			return true, nil, errors.New("exceeded quota")
+		}
+		return false, nil, nil
+	})
+	core := &corev1fake.FakeCoreV1{Fake: cluster}
+	for _, namespace := range []string{"a", "full", "web"} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "p", UID: types.UID(namespace)}}
+		if _, err := core.Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	registry := prometheus.NewRegistry()
+	metrics, err := NewMetrics(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	annotated := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/r"}}}
+	r := NewReporter(ReporterConfig{
+		Pods: core, Events: core, Accounts: Accounts{Memory: func(string, string) *corev1.ServiceAccount { return annotated }},
+		Every: time.Minute, Metrics: metrics, Log: slog.New(slog.DiscardHandler),
+	})
+	for range 2 { // the second time the events are there
+		if err := r.look(t.Context()); err == nil || !strings.Contains(err.Error(), "1 of 3 such pods") || !strings.Contains(err.Error(), "full/p: exceeded quota") {
+			t.Errorf("got %v", err)
+		}
+	}
+	events, err := core.Events("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, e := range events.Items {
+		told = append(told, e.Namespace+" "+e.Reason)
+	}
+	slices.Sort(told)
+	if diff := cmp.Diff([]string{"a PodWithoutCredentials", "web PodWithoutCredentials"}, told); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := 0.0
+	for _, f := range families {
+		if f.GetName() == "lanyard_webhook_unmutated_pods" {
+			counted = f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	if counted != 3 {
+		t.Errorf("%v pods are counted, want 3", counted)
 	}
 }

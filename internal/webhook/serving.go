@@ -137,7 +137,7 @@ type Serving struct {
 	c       ServingConfig
 	current atomic.Pointer[localca.CA]
 	hosts   atomic.Pointer[[]string] // of the registration's URLs
-	trusted atomic.Bool              // the registration trusted the current authority at the last look
+	trusted atomic.Bool              // the registration trusted the current authority when it was last seen
 }
 
 // NewServing returns Serving without a certificate; Run gets one.
@@ -205,14 +205,13 @@ func (s *Serving) step(ctx context.Context, now time.Time) error {
 		s.current.Store(a.Current) // better one that is not trusted for some seconds than none
 	}
 	if err := s.register(ctx, a); err != nil {
-		s.trusted.Store(false)
 		return err
 	}
-	s.trusted.Store(true)
 	if !s.current.Load().Certificate().Equal(a.Current.Certificate()) {
 		s.current.Store(a.Current)
 		s.c.Log.Info("serving certificate's authority changed", "until", a.Current.Certificate().NotAfter)
 	}
+	s.trusted.Store(true)
 	return nil
 }
 
@@ -249,14 +248,19 @@ func (s *Serving) authorities(ctx context.Context, now time.Time) (Authorities, 
 	return a, nil
 }
 
-// register has the registration's webhooks trust the authorities.
+// register has the registration's webhooks trust the authorities. While the registration cannot be read, it is believed to be as it was:
+// replicas that are all unready because of an API server's moment would be asked by no other API server either.
 func (s *Serving) register(ctx context.Context, a Authorities) error {
 	registrations := s.c.Registrations.MutatingWebhookConfigurations()
 	r, err := registrations.Get(ctx, s.c.Registration, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		s.trusted.Store(false)
+	}
 	if err != nil {
 		return fmt.Errorf("get MutatingWebhookConfiguration: %w", err)
 	}
-	bundle, changed := a.bundle(), false
+	bundle, changed, trusted := a.bundle(), false, true
+	serving := string(s.current.Load().Certificate().Raw)
 	var hosts []string
 	ours := 0
 	for i := range r.Webhooks {
@@ -272,11 +276,14 @@ func (s *Serving) register(ctx context.Context, a Authorities) error {
 			continue
 		}
 		ours++
-		if !slices.Equal(certificates(c.CABundle), certificates(bundle)) {
+		have := certificates(c.CABundle)
+		trusted = trusted && slices.Contains(have, serving)
+		if !slices.Equal(have, certificates(bundle)) {
 			c.CABundle, changed = bundle, true
 		}
 	}
 	s.hosts.Store(&hosts)
+	s.trusted.Store(trusted && ours > 0)
 	if ours == 0 {
 		return fmt.Errorf("MutatingWebhookConfiguration %s has no webhook of service %s/%s", s.c.Registration, s.c.Namespace, s.c.Service)
 	}

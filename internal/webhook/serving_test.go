@@ -3,10 +3,21 @@ package webhook
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"log/slog"
 	"net"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	admissionfake "k8s.io/client-go/kubernetes/typed/admissionregistration/v1/fake"
+	corev1fake "k8s.io/client-go/kubernetes/typed/core/v1/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/lanyard-id/lanyard/internal/localca"
 )
@@ -129,5 +140,71 @@ func TestNamesOfTheCertificate(t *testing.T) {
 	}
 	if _, err := s.TLS().GetConfigForClient(nil); err == nil {
 		t.Error("it serves without a certificate")
+	}
+}
+
+// A replica that cannot look at the registration for a while does not become unready by that, since all replicas would together: only one
+// whose certificate is seen not to be trusted does.
+func TestReadinessFollowsTheRegistration(t *testing.T) {
+	t.Parallel()
+	cluster := memoryCluster()
+	var refused map[string]error // by verb
+	cluster.PrependReactor("*", "mutatingwebhookconfigurations", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		err := refused[action.GetVerb()]
+		return err != nil, nil, err
+	})
+	registrations := (&admissionfake.FakeAdmissionregistrationV1{Fake: cluster}).MutatingWebhookConfigurations()
+	_, err := registrations.Create(t.Context(), &admissionv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "webhook"},
+		Webhooks: []admissionv1.MutatingWebhook{{ClientConfig: admissionv1.WebhookClientConfig{
+			Service: &admissionv1.ServiceReference{Namespace: "lanyard", Name: "webhook"},
+		}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServing(ServingConfig{
+		Secrets: &corev1fake.FakeCoreV1{Fake: cluster}, Registrations: &admissionfake.FakeAdmissionregistrationV1{Fake: cluster},
+		Namespace: "lanyard", Secret: "webhook", Service: "webhook", Registration: "webhook", Log: slog.New(slog.DiscardHandler),
+	})
+	forget := func() { // as somebody does who applies the registration again
+		r, err := registrations.Get(t.Context(), "webhook", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Webhooks[0].ClientConfig.CABundle = nil
+		if _, err := registrations.Update(t.Context(), r, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	down := errors.New("down")
+	for _, c := range []struct {
+		name      string
+		refused   map[string]error
+		before    func()
+		ok, ready bool
+	}{
+		{"at first, without an answer", map[string]error{"get": down}, nil, false, false},
+		{"at first, where the registration may not be written", map[string]error{"update": down}, nil, false, false},
+		{"once it is written", nil, nil, true, true},
+		{"the registration cannot be read", map[string]error{"get": down}, nil, false, true},
+		{"there is nothing to write", map[string]error{"update": down}, nil, true, true},
+		{"the bundle is gone, and cannot be written", map[string]error{"update": down}, forget, false, false},
+		{"still, when it cannot be read", map[string]error{"get": down}, nil, false, false},
+		{"it is written again", nil, nil, true, true},
+		{"the registration is not there", map[string]error{"get": apierrors.NewNotFound(schema.GroupResource{}, "webhook")}, nil, false, false},
+		{"it is there again", nil, nil, true, true},
+	} {
+		refused = nil
+		if c.before != nil {
+			c.before()
+		}
+		refused = c.refused
+		if err := s.step(t.Context(), time.Now()); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := s.Ready(); (err == nil) != c.ready {
+			t.Errorf("%s: ready: %v", c.name, err)
+		}
 	}
 }
