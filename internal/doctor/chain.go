@@ -85,9 +85,9 @@ func (s setting) origin() string {
 // checkChain finds out which credentials the SDKs take in each container. All look at keys in the environment first, then most at web
 // identity, then at shared files, then at containers' credentials, and at the node's at last.
 func checkChain(f *Facts) Result {
-	var doubts, unread []string
+	var doubts, unread, without []string
 	fix := ""
-	skipped := skippedContainers(f.Pod.Value)
+	skipped := f.skippedContainers()
 	doubt := func(mend, format string, args ...any) {
 		doubts = append(doubts, fmt.Sprintf(format, args...))
 		if fix == "" {
@@ -115,6 +115,9 @@ func checkChain(f *Facts) Result {
 					"Python, Java and JavaScript.",
 				c.Name, name, env[name].origin())
 		}
+		if !f.hasVariables(env) {
+			without = append(without, fmt.Sprintf("container %s %s", c.Name, otherwise(env)))
+		}
 		if name := first(env, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"); name != "" && f.way() == podspec.PodIdentity {
 			return broken(fmt.Sprintf("Take %s out of container %s, and make the pod again.", name, c.Name),
 				"Container %s has %s, which most SDKs take before %s: they ask an agent of ECS.", c.Name, name, agentVariable)
@@ -141,16 +144,35 @@ func checkChain(f *Facts) Result {
 	switch {
 	case len(unread) > 0:
 		return unknown(f.sourceGrant(), "It cannot be told whether there are keys in the environment: %s.", strings.Join(unread, "; "))
+	case len(without) > 0:
+		return broken(recreate(f), "Nothing leads the SDKs to %s: %s.", wayName(f.way()), strings.Join(without, "; "))
 	case len(doubts) > 0:
 		return warn(fix, "%s.", capital(strings.Join(doubts, "; ")))
 	}
 	r := ok("Nothing in the containers goes before the credentials of %s.", wayName(f.way()))
 	for _, c := range f.containers() {
-		if env, _ := f.environment(c); env["AWS_EC2_METADATA_DISABLED"].value == "true" {
+		env, why := f.environment(c)
+		if slices.Contains(skipped, c.Name) && len(why) == 0 && !f.hasVariables(env) && first(env, "AWS_ACCESS_KEY_ID") == "" {
+			r = r.note("The webhook leaves container %s alone, which %s.", c.Name, otherwise(env))
+		} else if env["AWS_EC2_METADATA_DISABLED"].value == "true" {
 			r = r.note("Container %s has AWS_EC2_METADATA_DISABLED, which only keeps SDKs from the node's role.", c.Name)
 		}
 	}
 	return r
+}
+
+// hasVariables reports whether a container has either variable of the way, by whomever.
+func (f *Facts) hasVariables(env map[string]setting) bool {
+	names := podspec.Env(f.way(), podspec.Options{})
+	return first(env, names[0].Name, names[1].Name) != ""
+}
+
+// otherwise says what SDKs do in a container that leads them to no credentials of the pod's.
+func otherwise(env map[string]setting) string {
+	if env["AWS_EC2_METADATA_DISABLED"].value == "true" {
+		return "has no credentials at all, since AWS_EC2_METADATA_DISABLED keeps it from the node's role"
+	}
+	return "takes its node's role at last, where the node's metadata service (IMDS) answers pods"
 }
 
 // sourceGrant is the right that is missing to read a source of variables.
@@ -174,7 +196,7 @@ func checkEndpoint(f *Facts) Result {
 	var doubts []string
 	for _, c := range f.containers() {
 		env, why := f.environment(c)
-		if slices.Contains(skippedContainers(f.Pod.Value), c.Name) || len(why) > 0 {
+		if slices.Contains(f.skippedContainers(), c.Name) || len(why) > 0 {
 			continue
 		}
 		general, sts := first(env, "AWS_ENDPOINT_URL") != "", first(env, "AWS_ENDPOINT_URL_STS") != ""
@@ -203,7 +225,7 @@ func checkEndpoint(f *Facts) Result {
 func (f *Facts) asksOverTLS(c corev1.Container) bool {
 	env, why := f.environment(c)
 	name := first(env, "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL")
-	return len(why) == 0 && strings.HasPrefix(env[name].value, "https://") && !slices.Contains(skippedContainers(f.Pod.Value), c.Name)
+	return len(why) == 0 && strings.HasPrefix(env[name].value, "https://") && !slices.Contains(f.skippedContainers(), c.Name)
 }
 
 func overTLS(f *Facts) bool {
@@ -235,7 +257,7 @@ func checkRegion(f *Facts) Result {
 	var without []string
 	for _, c := range f.containers() {
 		env, why := f.environment(c)
-		if slices.Contains(skippedContainers(f.Pod.Value), c.Name) || len(why) > 0 {
+		if slices.Contains(f.skippedContainers(), c.Name) || len(why) > 0 {
 			continue
 		}
 		switch {

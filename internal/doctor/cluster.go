@@ -182,6 +182,9 @@ func noWay(f *Facts, account string, given podspec.Way) Result {
 		f.Cluster, f.Namespace, f.account(), podspec.AnnotationPrefix+"/role-arn"),
 		"Service account %s has neither an association in cluster %s nor the annotation %s/role-arn.", account, f.Cluster,
 		podspec.AnnotationPrefix)
+	if given == 0 && f.Pod.Value != nil {
+		r = r.note("Without either, SDKs go on to the node's role, where the node's metadata service (IMDS) answers pods.")
+	}
 	if given != 0 {
 		r = r.note("The pod was made when it had one: it goes by %s.", wayName(given))
 	}

@@ -353,6 +353,12 @@ func TestFirstBrokenLink(t *testing.T) {
 			p.Spec.Containers[1].Env = nil
 			f.Pod.Value = p
 		}, "containers", "container sidecar lacks AWS_CONTAINER_CREDENTIALS_FULL_URI, AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "kubectl delete pod"},
+		{"one container was meant to be skipped, but for a blank", eks, func(f *doctor.Facts) {
+			p := f.Pod.Value.DeepCopy()
+			p.Annotations = map[string]string{"eks.amazonaws.com/skip-containers": "app, sidecar"}
+			p.Spec.Containers[1].Env = nil
+			f.Pod.Value = p
+		}, "containers", "container sidecar lacks AWS_CONTAINER_CREDENTIALS_FULL_URI", "kubectl delete pod"},
 		{"one container lacks the mount", irsa, func(f *doctor.Facts) {
 			p := f.Pod.Value.DeepCopy()
 			p.Spec.InitContainers[0].VolumeMounts = nil
@@ -575,6 +581,12 @@ func TestWarnings(t *testing.T) {
 			p.Spec.Containers[1].Env, p.Spec.Containers[1].VolumeMounts = nil, nil
 			f.Pod.Value = p
 		}, "containers", "keeps the webhook from its containers sidecar"},
+		{"a container for the pod's start that is skipped", irsa, func(f *doctor.Facts) {
+			p := f.Pod.Value.DeepCopy()
+			p.Annotations = map[string]string{"eks.amazonaws.com/skip-containers": "prepare"}
+			p.Spec.InitContainers[0].Env, p.Spec.InitContainers[0].VolumeMounts = nil, nil
+			f.Pod.Value = p
+		}, "containers", "keeps the webhook from its containers prepare"},
 		{"a network policy that allows something else", eks, func(f *doctor.Facts) {
 			f.Policies = is([]networkingv1.NetworkPolicy{egress(networkingv1.NetworkPolicyEgressRule{Ports: []networkingv1.NetworkPolicyPort{{Port: &port}}})})
 		}, "network policies", "(tight) lets it reach 169.254.170.23, port 80"},
@@ -706,6 +718,51 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 }
 
 // What may not be read cannot be told, and the right that is missing is.
+// What an SDK falls through to is told where nothing leads it to the pod's credentials.
+func TestTheNodesRoleWinsAtLast(t *testing.T) {
+	t.Parallel()
+	without := func(f *doctor.Facts, variables ...corev1.EnvVar) {
+		p := f.Pod.Value.DeepCopy()
+		p.Spec.Containers[1].Env = variables
+		f.Pod.Value = p
+	}
+	const disabled = "AWS_EC2_METADATA_DISABLED"
+	for _, c := range []struct {
+		name   string
+		change func(*doctor.Facts)
+		link   string
+		status doctor.Status
+		text   string // part of the text, or of a note
+	}{
+		{"a container without variables", func(f *doctor.Facts) { without(f) }, "SDK's choice", doctor.Broken,
+			"Nothing leads the SDKs to Pod Identity: container sidecar takes its node's role at last, where the node's metadata service (IMDS) answers pods."},
+		{"one that is kept from the node's", func(f *doctor.Facts) { without(f, corev1.EnvVar{Name: disabled, Value: "true"}) }, "SDK's choice", doctor.Broken,
+			"container sidecar has no credentials at all, since AWS_EC2_METADATA_DISABLED keeps it from the node's role."},
+		{"one that is left alone", func(f *doctor.Facts) {
+			without(f)
+			f.Pod.Value.Annotations = map[string]string{"eks.amazonaws.com/skip-containers": "sidecar"}
+		}, "SDK's choice", doctor.OK, "The webhook leaves container sidecar alone, which takes its node's role at last"},
+		{"a pod that has neither way", func(f *doctor.Facts) {
+			bare(f)
+			f.Associations, f.Association = is([]doctor.Association{}), doctor.Read[doctor.Association]{}
+		}, "way", doctor.Broken, "Without either, SDKs go on to the node's role"},
+	} {
+		f := healthy(t, podspec.PodIdentity)
+		c.change(f)
+		r := doctor.Diagnose(f)
+		i := slices.IndexFunc(r.Results, func(one doctor.Result) bool { return one.Link == c.link })
+		if i < 0 {
+			t.Errorf("%s: there is no link %s", c.name, c.link)
+			continue
+		}
+		one := r.Results[i]
+		if one.Status != c.status || !strings.Contains(strings.Join(append(one.Notes, one.Text), "\n"), c.text) {
+			t.Errorf("%s: got %+v, want %s and %q", c.name, one, c.status, c.text)
+		}
+		beSentences(t, r)
+	}
+}
+
 func TestWhatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	const irsa, eks = podspec.WebIdentity, podspec.PodIdentity

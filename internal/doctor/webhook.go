@@ -300,7 +300,7 @@ func checkContainers(f *Facts) Result {
 			lacks[c] = append(lacks[c], names(o)...)
 		}
 	}
-	skipped := skippedContainers(pod)
+	skipped := f.skippedContainers()
 	var faults []string
 	for _, c := range f.containers() {
 		if len(lacks[c.Name]) > 0 && !configured(c, way) {
@@ -316,7 +316,7 @@ func checkContainers(f *Facts) Result {
 			"The pod keeps the webhook from its containers %s, and the others have what %s takes.", strings.Join(skipped, ", "), wayName(way))
 	}
 	if d := f.DryRun.Value; d != nil && d.Pod != nil {
-		if missing := behind(pod, d.Pod); missing != "" {
+		if missing := behind(pod, d.Pod, skipped); missing != "" {
 			return warn(recreate(f), "The pod has what %s takes, but one that is made today gets more: %s.", wayName(way), missing)
 		}
 	}
@@ -395,22 +395,20 @@ func names(o podspec.Operation) []string {
 	return all
 }
 
-// skippedContainers returns the containers that the pod's annotation names, of those that it has.
-func skippedContainers(pod *corev1.Pod) []string {
-	var all []string
-	for name := range strings.SplitSeq(pod.Annotations[podspec.AnnotationPrefix+"/skip-containers"], ",") {
-		name = strings.Trim(strings.TrimSpace(name), `"`)
-		if slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == name }) {
-			all = append(all, name)
+// skippedContainers returns the containers of the pod that its annotation keeps the webhook from.
+func (f *Facts) skippedContainers() (all []string) {
+	skip := f.settings().Skipped(f.Pod.Value)
+	for _, c := range f.containers() {
+		if skip[c.Name] {
+			all = append(all, c.Name)
 		}
 	}
 	return all
 }
 
 // behind says which variables the containers of a pod that is made today have, and this pod's have not.
-func behind(pod, today *corev1.Pod) string {
+func behind(pod, today *corev1.Pod, skipped []string) string {
 	var all []string
-	skipped := skippedContainers(pod)
 	for _, c := range pod.Spec.Containers {
 		i := slices.IndexFunc(today.Spec.Containers, func(t corev1.Container) bool { return t.Name == c.Name })
 		if i < 0 || slices.Contains(skipped, c.Name) {

@@ -60,7 +60,7 @@ func (s Settings) Patch(pod *corev1.Pod, id Identity) ([]Operation, error) {
 			patch = append(patch, add("/spec/volumes/0", v))
 		}
 	}
-	skip := s.skipped(pod)
+	skip := s.Skipped(pod)
 	for _, list := range []struct {
 		at         string
 		containers []corev1.Container
@@ -87,7 +87,7 @@ func (s Settings) PatchEphemeral(pod, old *corev1.Pod, id Identity) ([]Operation
 		p.mounts = p.mounts[:1]
 		p.env = Env(id.Way, p.options(""))
 	}
-	skip := s.skipped(pod)
+	skip := s.Skipped(pod)
 	for _, c := range old.Spec.EphemeralContainers {
 		skip[c.Name] = true
 	}
@@ -247,8 +247,9 @@ func together(name string) []string {
 	return []string{name}
 }
 
-// skipped returns the containers that the pod wants to be left alone. A list that cannot be read counts for none.
-func (s Settings) skipped(pod *corev1.Pod) map[string]bool {
+// Skipped returns the names of containers that a pod's annotation wants to be left alone. It is a line of CSV, in which blanks count: a
+// list that cannot be read is none.
+func (s Settings) Skipped(pod *corev1.Pod) map[string]bool {
 	skip := map[string]bool{}
 	names, err := csv.NewReader(strings.NewReader(pod.Annotations[s.annotation(skipContainersAnnotation)])).Read()
 	if err != nil {
