@@ -53,6 +53,7 @@ var releases = map[string]string{
 	"a Corefile by hand":              "clusterName: demo\nintercept: {enabled: true}",
 	"kube-system has identities":      "clusterName: demo\nwebhook: {exceptNamespaces: []}",
 	"a network plugin's namespace":    "clusterName: demo\nwebhook: {failurePolicy: Fail, exceptNamespaces: [kube-flannel, kube-system]}",
+	"roles in a ConfigMap":            "clusterName: demo\nwebhook: {watchConfigMap: true}",
 	"cert-manager's webhook":          "clusterName: demo\nwebhook: {certManager: {enabled: true}, failurePolicy: Fail}",
 	"an issuer of cert-manager's":     "clusterName: demo\nwebhook: {certManager: {enabled: true, issuerRef: {name: ca, kind: ClusterIssuer}}, pushKeys: false}\ncrd: {enabled: false}",
 	"China":                           "clusterName: demo\nregion: cn-north-1\nintercept: {enabled: true}",
@@ -564,6 +565,13 @@ func TestRolesGiveLeast(t *testing.T) {
 		{
 			"cert-manager's webhook", [][]string{base, certificates, keys, associations}, [][]string{makes, secret("lanyard-webhook-keys"), lease},
 			cleans, nil,
+		},
+		{
+			"roles in a ConfigMap", [][]string{base, certificates, registration, keys, associations},
+			[][]string{
+				makes, secret("pod-identity-webhook"), secret("lanyard-webhook-keys"), lease,
+				{"configmaps pod-identity-webhook get", "configmaps pod-identity-webhook list", "configmaps pod-identity-webhook watch"},
+			}, cleans, nil,
 		},
 		{"an issuer of cert-manager's", [][]string{base, certificates}, nil, cleans, nil},
 		{

@@ -167,6 +167,7 @@ func TestWebhookManifestsHaveFlagsThatAreKnown(t *testing.T) {
 		"a public certificate":    renderChart(t, "clusterName: demo\nendpoint: https://lanyard.example.com\nserver: {enabled: false}"),
 		"with cert-manager":       renderChart(t, "clusterName: demo\nwebhook: {certManager: {enabled: true}, exceptNamespaces: []}"),
 		"with the least of flags": renderChart(t, "clusterName: demo\ncrd: {enabled: false}\npodCA: {publicRoots: false}\nwebhook: {pushKeys: false}"),
+		"with a ConfigMap":        renderChart(t, "clusterName: demo\nwebhook: {watchConfigMap: true}"),
 		"with more":               renderChart(t, "clusterName: demo\nwebhook: {extraArgs: [--fail-closed, --log-level=debug]}"),
 	} {
 		takesFlags(t, name, object[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers[0], "lanyard-webhook", "--version")

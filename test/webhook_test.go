@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -238,7 +239,13 @@ func TestWebhook(t *testing.T) {
 	publish(ca)
 	flags := []string{
 		"--pod-endpoint-url", "https://lanyard.example", "--pod-ca-config-map", "lanyard-ca", "--pod-ca-file", caFile, "--report-period", "1s",
+		"--watch-config-map",
 	}
+	rights, err := json.Marshal(object[*rbacv1.Role](t, renderChart(t, "clusterName: demo\nwebhook: {watchConfigMap: true, cleanup: {enabled: false}}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.must(http.MethodPut, "/apis/rbac.authorization.k8s.io/v1/namespaces/lanyard/roles/lanyard-webhook", string(rights))
 	_, first, firstAdmin := startWebhook(t, s, kubeconfig, flags...)
 	_, second, secondAdmin := startWebhook(t, s, kubeconfig, flags...)
 	k.register("Fail", first, second)
@@ -343,6 +350,47 @@ func TestWebhook(t *testing.T) {
 			bucket := reviews + `_bucket{le="` + le + `"}`
 			t.Logf("%v of %v reviews took less than %s s", after[bucket]-before[bucket], after[reviews+"_count"]-before[reviews+"_count"], le)
 		}
+	})
+
+	t.Run("a role by the ConfigMap, made in the same moment", func(t *testing.T) {
+		serviceAccount("configured", "")
+		const config = "/api/v1/namespaces/lanyard/configmaps"
+		k.must(http.MethodPost, config, `{"metadata": {"name": "pod-identity-webhook"},
+			"data": {"config": "{\"*/configured\": {\"RoleARN\": \"`+role+`\", \"TokenExpiration\": 3600}}"}}`)
+		pod, warnings, err := k.createPod("configured", "configured")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(irsa, variables(pod.Spec.Containers[0].Env)); diff != "" || len(warnings) > 0 {
+			t.Errorf("warnings %q; it has (-want +got):\n%s", warnings, diff)
+		}
+		// It is followed, too: one that cannot be read changes nothing of what is known.
+		k.waitFor("the role in memory of both", func() bool {
+			before := counts(t, firstAdmin)[`lanyard_webhook_lookups_total{result="found",source="config_map"}`] +
+				counts(t, secondAdmin)[`lanyard_webhook_lookups_total{result="found",source="config_map"}`]
+			if _, _, err := k.createPod(fmt.Sprintf("configured-%d", time.Now().UnixNano()), "configured"); err != nil {
+				t.Fatal(err)
+			}
+			return before == counts(t, firstAdmin)[`lanyard_webhook_lookups_total{result="found",source="config_map"}`]+
+				counts(t, secondAdmin)[`lanyard_webhook_lookups_total{result="found",source="config_map"}`]
+		})
+		k.must(http.MethodPut, config+"/pod-identity-webhook", `{"metadata": {"name": "pod-identity-webhook"}, "data": {"config": "{"}}`)
+		serviceAccount("unknown", "")
+		_, warnings, err = k.createPod("unknown", "unknown")
+		if err != nil || len(warnings) == 0 || !strings.Contains(warnings[0], "what the ConfigMap pod-identity-webhook says of it could not be looked up") {
+			t.Errorf("got %v, warnings %q", err, warnings)
+		}
+		if pod, _, err := k.createPod("configured-still", "configured"); err != nil || pod.Spec.Containers[0].Env == nil {
+			t.Errorf("what was known has gone: %+v, %v", pod, err)
+		}
+		k.must(http.MethodDelete, config+"/pod-identity-webhook", "")
+		k.waitFor("no role", func() bool {
+			pod, _, err := k.createPod(fmt.Sprintf("configured-%d", time.Now().UnixNano()), "configured")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pod.Spec.Containers[0].Env == nil
+		})
 	})
 
 	t.Run("an invalid role: a warning and an event", func(t *testing.T) {

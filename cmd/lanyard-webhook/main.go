@@ -15,6 +15,7 @@ import (
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/daemon"
 	"github.com/lanyard-id/lanyard/internal/podspec"
+	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
 func main() { daemon.Main("lanyard-webhook", run) }
@@ -60,6 +61,7 @@ type config struct {
 	tlsCert, tlsKey                            string
 	namespace, service, tlsSecret, webhookName string
 	settings                                   podspec.Settings
+	watchConfigMap                             bool
 	cluster, identitiesFile                    string // where the associations are: of at most one
 	syncPeriod, lookupTimeout, stopDelay       time.Duration
 	caFiles                                    []string      // whose certificates are published to the pods' namespaces
@@ -130,6 +132,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 			return nil
 		})
 
+	flags.BoolVar(&c.watchConfigMap, "watch-config-map", false, "give roles to service accounts without annotations as the ConfigMap "+webhook.ConfiguredConfigMap+" of --namespace says, too")
 	flags.StringVar(&c.cluster, "cluster-name", "", "`name` of the cluster whose Pod Identity associations are asked for at the EKS API")
 	flags.StringVar(&c.identitiesFile, "watch-container-credentials-config", "", "`file` with the service accounts that use Pod Identity, instead of the EKS API")
 	flags.BoolVar(&c.pushKeys, "push-keys", false, "register the API server's public keys with Lanyard, for --cluster-name, as the API server rotates them")
@@ -161,13 +164,10 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.BoolVar(&c.version, "version", false, "print the version")
 	flags.Duration("resync-period", time.Minute, "taken for AWS's manifests; nothing depends on it")
 	flags.Duration("service-account-lookup-grace-period", 0, "taken for AWS's manifests; service accounts are looked up at once")
-	watchConfigMap := flags.Bool("watch-config-map", false, "not supported: annotate service accounts, or make associations")
 	if err := daemon.ParseFlags(flags, args); err != nil {
 		return nil, err
 	}
 	switch {
-	case *watchConfigMap:
-		return nil, errors.New("--watch-config-map is not supported: annotate service accounts, or make associations")
 	case c.cluster != "" && c.identitiesFile != "":
 		return nil, errors.New("--cluster-name and --watch-container-credentials-config are two sources of associations: give one")
 	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.stopDelay < 0 || c.reportPeriod < 0:

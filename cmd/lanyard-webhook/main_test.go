@@ -66,6 +66,7 @@ func TestParse(t *testing.T) {
 			c.cluster, c.reconcile, c.reconcilePeriod, c.lease = "one", true, time.Minute, "mine"
 		}},
 		{"--cluster-name one --keep-access --access-period 1s", func(c *config) { c.cluster, c.keepAccess, c.accessPeriod = "one", true, time.Second }},
+		{"--watch-config-map=true", func(c *config) { c.watchConfigMap = true }},
 		{"--v=2", func(*config) {}},
 		{"-v loud", nil},
 		{"--log-level warn", func(c *config) { c.logLevel = "warn" }},
@@ -73,7 +74,6 @@ func TestParse(t *testing.T) {
 		{"extra", nil},
 		{"--unknown", nil},
 		{"--port 65536", nil},
-		{"--watch-config-map", nil},
 		{"--cluster-name one --watch-container-credentials-config /file", nil},
 		{"--compose-role-arn", nil},
 		{"--compose-role-arn --account-id 1111 --aws-default-region eu-west-1", nil},

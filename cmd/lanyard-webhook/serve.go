@@ -87,6 +87,14 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 		},
 		Metrics: metrics, Log: log,
 	}
+	configured := func() bool { return true }
+	if c.watchConfigMap {
+		roles := webhook.NewConfigMapAccounts(webhook.ConfigMapAccountsConfig{
+			Client: core, Namespace: c.namespace, Settings: c.settings, Timeout: c.lookupTimeout, Metrics: metrics, Log: log,
+		})
+		reviews.Configured, configured = roles.Configured(), roles.Synced
+		jobs = append(jobs, roles.Run)
+	}
 	if len(c.caFiles) > 0 {
 		bundles, err := c.bundles(cluster, core, log)
 		if err != nil {
@@ -97,7 +105,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	}
 	if c.reportPeriod > 0 {
 		jobs = append(jobs, webhook.NewReporter(webhook.ReporterConfig{
-			Settings: c.settings, Pods: core, Events: core, Accounts: reviews.Accounts, Associations: associations,
+			Settings: c.settings, Pods: core, Events: core, Accounts: reviews.Accounts, Configured: reviews.Configured, Associations: associations,
 			Except: append(strings.Split(c.reportExcept, ","), c.namespace), Every: c.reportPeriod, Metrics: metrics, Log: log,
 		}).Run)
 	}
@@ -113,6 +121,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 			return errors.New("stopping")
 		case !accounts.Synced():
 			return errors.New("the service accounts have not been read yet")
+		case !configured():
+			return fmt.Errorf("the ConfigMap %s has not been read yet", webhook.ConfiguredConfigMap)
 		}
 		return certified()
 	}

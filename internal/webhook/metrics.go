@@ -28,6 +28,7 @@ type source string
 const (
 	sourceAccounts     source = "service_accounts"
 	sourceAssociations source = "associations"
+	sourceConfigMap    source = "config_map"
 )
 
 // Metrics are the webhook's: the first six with AWS's webhook's names, and then its own.
@@ -77,7 +78,7 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 			Name: "lanyard_webhook_request_duration_seconds", Help: "Time to answer reviews, with the lookups in them.", Buckets: seconds,
 		}),
 		lookups: counters("lanyard_webhook_lookups_total",
-			"Lookups of what was not in memory, by source (service_accounts, associations) and result (found, none, error).", "source", "result"),
+			"Lookups of what was not in memory, by source (service_accounts, associations, config_map) and result (found, none, error).", "source", "result"),
 		lookupTimes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "lanyard_webhook_lookup_duration_seconds", Help: "Time that those lookups take, by source.", Buckets: seconds,
 		}, []string{"source"}),

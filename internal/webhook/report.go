@@ -25,6 +25,7 @@ type ReporterConfig struct {
 	Pods         corev1client.PodsGetter   // required; may list pods
 	Events       corev1client.EventsGetter // required; may create events
 	Accounts     Accounts                  // required; only Memory is used
+	Configured   Configured                // only Memory is used
 	Associations *Associations             // nil for none
 	Except       []string                  // namespaces that the registration leaves out, so that their pods lack nothing
 	Every        time.Duration             // from one look to the next; required
@@ -99,10 +100,15 @@ func (r *Reporter) lacks(pod *corev1.Pod) string {
 	if r.Associations != nil && r.Associations.Memory(pod.Namespace, pod.Spec.ServiceAccountName) {
 		return "a pod identity association"
 	}
+	var annotations map[string]string
 	if account := r.Accounts.Memory(pod.Namespace, pod.Spec.ServiceAccountName); account != nil {
-		if id, err := r.Settings.Identity(podspec.WebIdentity, account.Annotations); err == nil {
-			return "role " + id.RoleARN
-		}
+		annotations = account.Annotations
+	}
+	if r.Settings.Role(annotations) == "" && r.Configured.Memory != nil {
+		annotations = r.Configured.Memory(pod.Namespace, pod.Spec.ServiceAccountName)
+	}
+	if id, err := r.Settings.Identity(podspec.WebIdentity, annotations); err == nil {
+		return "role " + id.RoleARN
 	}
 	return ""
 }

@@ -23,6 +23,12 @@ func TestWhatAPodLacks(t *testing.T) {
 	const role = "arn:aws:iam::111122223333:role/reader"
 	accounts := map[string]string{"reader": role, "broken": "no role"}
 	r := NewReporter(ReporterConfig{
+		Configured: Configured{Memory: func(namespace, name string) map[string]string {
+			if namespace+"/"+name == "web/configured" || name == "reader" {
+				return map[string]string{"eks.amazonaws.com/role-arn": role + "-configured"}
+			}
+			return nil
+		}},
 		Except: []string{"kube-system", "lanyard"},
 		Accounts: Accounts{Memory: func(_, name string) *corev1.ServiceAccount {
 			return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"eks.amazonaws.com/role-arn": accounts[name]}}}
@@ -34,6 +40,7 @@ func TestWhatAPodLacks(t *testing.T) {
 		want                     string
 	}{
 		{"its service account's role", "web", "reader", nil, "role " + role},
+		{"the role that is configured", "web", "configured", nil, "role " + role + "-configured"},
 		{"nothing, where the service account has none", "web", "plain", nil, ""},
 		{"nothing, where the role is none", "web", "broken", nil, ""},
 		{"nothing, in a namespace that the registration leaves out", "kube-system", "reader", nil, ""},

@@ -41,6 +41,8 @@ type Config struct {
 	Settings podspec.Settings
 	// Accounts knows the cluster's service accounts. Required.
 	Accounts Accounts
+	// Configured knows which of them have a role without an annotation.
+	Configured Configured
 	// Associations knows which of them have an association; nil for a cluster without Pod Identity.
 	Associations *Associations
 	// FailClosed refuses pods of which it cannot be told whether they should have an identity. Otherwise they are admitted
@@ -203,7 +205,10 @@ func (h *Handler) give(r *admissionv1.AdmissionRequest, pod, old *corev1.Pod, fo
 		return outcomeNone, nil, ""
 	}
 	way := h.keep(pod, found)
-	id, err := h.Settings.Identity(way, found.annotations())
+	id, err := h.Settings.Identity(way, found.annotations(way))
+	if err != nil && way == podspec.WebIdentity && found.configured != nil {
+		err = fmt.Errorf("as the ConfigMap %s says it, %w", ConfiguredConfigMap, err)
+	}
 	if err != nil {
 		return outcomeInvalid, nil, err.Error()
 	}
@@ -232,7 +237,7 @@ func (h *Handler) keep(pod *corev1.Pod, found finding) podspec.Way {
 		return found.way
 	}
 	for _, w := range []podspec.Way{podspec.WebIdentity, podspec.PodIdentity} {
-		if _, err := h.Settings.Identity(w, found.annotations()); err == nil && h.Settings.Mutated(pod, w) {
+		if _, err := h.Settings.Identity(w, found.annotations(w)); err == nil && h.Settings.Mutated(pod, w) {
 			return w
 		}
 	}

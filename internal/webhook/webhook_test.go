@@ -32,8 +32,10 @@ const role = "arn:aws:iam::111122223333:role/reader"
 type world struct {
 	accounts, seenAccounts         map[string]*corev1.ServiceAccount // by namespace/name
 	associations, seenAssociations []subject.Subject
+	configured, seenConfigured     podspec.ConfiguredAccounts // nil: the webhook has no ConfigMap
 	noPodIdentity                  bool
 	accountsDown, associationsDown error
+	configuredDown                 error
 	failClosed                     bool
 	settings                       podspec.Settings
 
@@ -45,6 +47,7 @@ type asked struct {
 	mu           sync.Mutex
 	liveAccounts int
 	finds        int
+	configMaps   int
 	events       []string
 	given        []string // namespaces
 }
@@ -130,6 +133,26 @@ func (w *world) handler(t testing.TB) (http.Handler, *prometheus.Registry) {
 		Given:   func(namespace string) { w.given = append(w.given, namespace) },
 		Metrics: m,
 		Log:     slog.New(slog.DiscardHandler),
+	}
+	if w.configured != nil {
+		annotations := func(all podspec.ConfiguredAccounts, namespace, name string) map[string]string {
+			if one, ok := all.Find(namespace, name); ok {
+				return w.settings.Annotations(one)
+			}
+			return nil
+		}
+		c.Configured = webhook.Configured{
+			Memory: func(namespace, name string) map[string]string { return annotations(w.seenConfigured, namespace, name) },
+			Live: func(_ context.Context, namespace, name string) (map[string]string, error) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.configMaps++
+				if w.configuredDown != nil {
+					return nil, w.configuredDown
+				}
+				return annotations(w.configured, namespace, name), nil
+			},
+		}
 	}
 	if !w.noPodIdentity {
 		c.Associations = w.listAndFind(t, m)
@@ -296,6 +319,67 @@ func TestPodsAreGivenWhatTheirServiceAccountHas(t *testing.T) {
 			}
 			if got := counted(t, registry, "lanyard_webhook_pods_total"); got != c.outcome {
 				t.Errorf("got outcome %q, want %q", got, c.outcome)
+			}
+		})
+	}
+}
+
+func TestRolesOfTheConfigMap(t *testing.T) {
+	t.Parallel()
+	const other = "arn:aws:iam::111122223333:role/other"
+	annotated := only(account("eks.amazonaws.com/role-arn", role, "eks.amazonaws.com/token-expiration", "3600"))
+	plain := only(account("eks.amazonaws.com/token-expiration", "3600"))
+	invalid := podspec.ConfiguredAccounts{"web/reader": {RoleARN: "reader"}}
+	configured := podspec.ConfiguredAccounts{"web/reader": {RoleARN: other}, "*/reader": {RoleARN: role}}
+	everywhere := podspec.ConfiguredAccounts{"*/reader": {RoleARN: other}}
+	others := podspec.ConfiguredAccounts{"web/writer": {RoleARN: other}}
+	reader := []subject.Subject{{Namespace: "web", ServiceAccount: "reader"}}
+	down := errors.New("it is down")
+	for _, c := range []struct {
+		name       string
+		world      world
+		want       string // the role, or the agent's URL
+		warning    string
+		configMaps int // lookups
+	}{
+		{"one that memory has", world{accounts: plain, configured: configured, seenConfigured: configured}, other, "", 0},
+		{"one that memory has not seen", world{accounts: plain, configured: configured}, other, "", 1},
+		{"one of all namespaces", world{accounts: plain, configured: everywhere}, other, "", 1},
+		{"an annotation goes before it", world{accounts: annotated, seenAccounts: annotated, configured: configured, seenConfigured: configured}, role, "", 0},
+		{"also one that memory has not seen", world{accounts: annotated, seenAccounts: plain, configured: configured, seenConfigured: configured}, role, "", 0},
+		{"an association goes before it", world{accounts: plain, associations: reader, configured: configured, seenConfigured: configured}, podspec.AgentURI, "", 0},
+		{"a service account that memory has not, and an association that it has", world{accounts: plain, seenAssociations: reader, configured: configured},
+			podspec.AgentURI, "", 0},
+		{"nothing of this one", world{accounts: plain, configured: others, seenConfigured: others}, "", "", 1},
+		{"no role that is one", world{accounts: plain, configured: invalid}, "",
+			`as the ConfigMap pod-identity-webhook says it, annotation eks.amazonaws.com/role-arn is no role's ARN: "reader"`, 1},
+		{"it cannot be looked up", world{accounts: plain, configured: others, configuredDown: down}, "", "what the ConfigMap pod-identity-webhook says of it could not be looked up", 1},
+		{"it cannot be looked up, and there is an association", world{accounts: plain, associations: reader, configured: others, configuredDown: down}, podspec.AgentURI, "", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := &c.world
+			h, _ := w.handler(t)
+			response := send(t, h, createReview(plainPod)).Response
+			got := ""
+			if names := given(t, plainPod, response); len(names) > 0 {
+				for _, value := range []string{role, other, podspec.AgentURI} {
+					if strings.Contains(string(response.Patch), `"`+value+`"`) {
+						got += value
+					}
+				}
+			}
+			if got != c.want {
+				t.Errorf("the pod gets %q, want %q: %s", got, c.want, response.Patch)
+			}
+			if c.want == podspec.AgentURI && !strings.Contains(string(response.Patch), `"expirationSeconds":3600`) {
+				t.Errorf("the service account's own annotations do not count: %s", response.Patch)
+			}
+			if text := strings.Join(response.Warnings, "\n"); (text == "") != (c.warning == "") || !strings.Contains(text, c.warning) {
+				t.Errorf("got warnings %q, want %q", text, c.warning)
+			}
+			if w.configMaps != c.configMaps {
+				t.Errorf("it looked the ConfigMap up %d times, want %d", w.configMaps, c.configMaps)
 			}
 		})
 	}
