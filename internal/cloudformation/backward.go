@@ -83,7 +83,7 @@ func retained(st *stackRow, policy string, rollback bool) bool {
 func (o *run) unmade(ctx context.Context, failed []string) error {
 	s := o.s
 	return o.commit(ctx, func(tx *kv.Tx, st *stackRow) error {
-		s.releaseImports(tx, st, s.importsOf(o.key, max(st.Current, st.Next)), nil)
+		s.releaseImports(tx, st, s.imports(o.key), nil)
 		reason := ""
 		if len(failed) > 0 {
 			reason = fmt.Sprintf("The following resource(s) failed to delete: [%s].", strings.Join(failed, ", "))
@@ -210,13 +210,7 @@ func (o *run) cleanUp(ctx context.Context, st *stackRow) error {
 		}
 	}
 	return o.commit(ctx, func(tx *kv.Tx, st *stackRow) error {
-		var imports []string
-		for _, row := range s.settings.Scan(o.key+"/", "") {
-			imports = append(imports, row.Imports...)
-		}
-		slices.Sort(imports)
-		imports = slices.Compact(imports)
-		s.releaseImports(tx, st, imports, goal.settings.Imports)
+		s.releaseImports(tx, st, s.imports(o.key), goal.settings.Imports)
 		for at := range s.settings.Scan(o.key+"/", "") {
 			if at != generationKey(o.key, st.Current) {
 				s.settings.Remove(tx, at)

@@ -390,6 +390,32 @@ func TestExportsHoldWhatOthersImport(t *testing.T) {
 	}
 }
 
+// A stack whose update fails without a rollback has two generations, and may import by each. When it goes, it lets go of both.
+func TestDeletedStackImportsNothing(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	base, app := readTemplate(t, "exported-provider.yaml"), readTemplate(t, "importing-role.json")
+	r.create(t, "base", base)
+	r.create(t, "app", app, "ProviderStack", "base")
+	_, err := r.cfn().UpdateStack(t.Context(), &awscfn.UpdateStackInput{
+		StackName: aws.String("app"), Capabilities: namedIAM, DisableRollback: aws.Bool(true), TemplateBody: aws.String(`{"Resources": {"User": {
+			"Type": "AWS::IAM::User", "Properties": {"ManagedPolicyArns": ["arn:aws:iam::111122223333:policy/missing"]}}}}`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, r.stack(t, "app"), cfntypes.StackStatusUpdateFailed)
+	r.delete(t, "base")
+	wantStatus(t, r.stack(t, "base"), cfntypes.StackStatusDeleteFailed)
+	r.delete(t, "app")
+	_, err = r.cfn().ListImports(t.Context(), &awscfn.ListImportsInput{ExportName: aws.String("base:Issuer")})
+	wantRefused(t, err, "ValidationError", "Export 'base:Issuer' is not imported by any stack.")
+	r.delete(t, "base")
+	if left := r.inventory(t); len(left) != 0 {
+		t.Errorf("left are %q", left)
+	}
+}
+
 // A resource with a name of its own cannot be replaced, since the name is taken by what it would replace.
 func TestNamedResourceCannotBeReplaced(t *testing.T) {
 	t.Parallel()

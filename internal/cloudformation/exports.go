@@ -144,12 +144,15 @@ func (s *Service) releaseImports(tx *kv.Tx, st *stackRow, imports, keep []string
 	}
 }
 
-// importsOf are the exports that a generation of a stack's settings imports.
-func (s *Service) importsOf(key string, generation int) []string {
-	if row, ok := s.settings.Get(generationKey(key, generation)); ok {
-		return row.Imports
+// imports are the exports that a stack has claimed: those of all generations of its settings. Updates that failed without a rollback
+// leave several.
+func (s *Service) imports(key string) []string {
+	var names []string
+	for _, row := range s.settings.Scan(key+"/", "") {
+		names = append(names, row.Imports...)
 	}
-	return nil
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 type listExportsIn struct{ NextToken string }
