@@ -220,7 +220,7 @@ func (w *recordWriter) structure(b []byte, k *codec, v reflect.Value, within str
 	for i := range k.fields {
 		f := &k.fields[i]
 		fv := v.FieldByIndex(f.index)
-		if f.codec.omitted(fv) || w.request && fv.IsZero() {
+		if f.codec.omitted(fv) || w.request && fv.IsZero() || isLeftOut(f.name) {
 			continue
 		}
 		b = appendName(b, lowerCamel(f.name), &first)
@@ -297,6 +297,10 @@ func isSecret(name string) bool {
 	}
 	return false
 }
+
+// isLeftOut names members that are not in records at all: of a stack's parameters there are the keys alone, since the template may
+// say NoEcho of any (CloudFormation User Guide, "Logging AWS CloudFormation API calls with AWS CloudTrail").
+func isLeftOut(name string) bool { return name == "ParameterValue" }
 
 // lowerCamel is the name of a member in a record.
 func lowerCamel(name string) string {

@@ -1,6 +1,7 @@
 package cloudformation_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -339,11 +340,22 @@ func TestClientRequestTokens(t *testing.T) {
 	wantRefused(t, err, "AlreadyExistsException", "")
 }
 
-// What NoEcho hides, and what keys are made of, is not in the store.
+// What NoEcho hides, and what keys are made of, is neither in the store nor in the audit trail.
 func TestSecretsAreNotStoredInTheClear(t *testing.T) {
 	t.Parallel()
-	r := newReplica(t)
-	st := r.create(t, "app", readTemplate(t, "ci-user.yaml"), "Note", "a-note-to-be-hidden")
+	w := newWorld(t)
+	var trail bytes.Buffer
+	w.trail = &trail
+	r := w.root(t)
+	template := readTemplate(t, "ci-user.yaml")
+	st := r.create(t, "app", template, "Note", "a-note-to-be-hidden")
+	r.update(t, "app", template, "Note", "hidden-still")
+	if _, err := r.cfn().CreateChangeSet(t.Context(), &awscfn.CreateChangeSetInput{
+		StackName: aws.String("app"), ChangeSetName: aws.String("set"), TemplateBody: &template, Capabilities: namedIAM,
+		Parameters: parameters("Note", "hidden-again"),
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range st.Parameters {
 		if *p.ParameterKey == "Note" && *p.ParameterValue != "****" {
 			t.Errorf("the parameter shows as %s", *p.ParameterValue)
@@ -354,10 +366,20 @@ func TestSecretsAreNotStoredInTheClear(t *testing.T) {
 	if err != nil || len(entries) < 5 {
 		t.Fatalf("got %d rows, %v", len(entries), err)
 	}
-	for _, e := range entries {
-		for _, hidden := range []string{"a-note-to-be-hidden", secret} {
+	if got, want := strings.Count(trail.String(), `"parameters":[{"parameterKey":"Note"}]`), 3; got != want {
+		t.Errorf("%d records have the parameter's name, want %d", got, want)
+	}
+	for _, hidden := range []string{"a-note-to-be-hidden", "hidden-still", "hidden-again", secret} {
+		for _, e := range entries {
 			if strings.Contains(string(e.Value), hidden) {
 				t.Errorf("%s has %s in the clear", e.Key, hidden)
+			}
+		}
+		for line := range strings.Lines(trail.String()) {
+			// The template makes the note a tag, which IAM shows to everybody: the record of that call has it.
+			ofStack := strings.Contains(line, `"eventSource":"cloudformation.amazonaws.com"`)
+			if strings.Contains(line, hidden) && (ofStack || hidden == secret) {
+				t.Errorf("the trail has %s in the clear: %s", hidden, line)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	awsiam "github.com/aws/aws-sdk-go-v2/service/iam"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/cloudformation"
@@ -37,6 +39,7 @@ const (
 type world struct {
 	store   kv.Store
 	objects http.Handler // nil for replicas without S3
+	trail   io.Writer    // gets the records of calls; nil for nobody
 	offset  atomic.Int64 // of the clock, in nanoseconds
 }
 
@@ -83,7 +86,11 @@ func (w *world) start(t testing.TB, store kv.Store) *replica {
 			return handler.InvokeRaw(ctx, c, service, operation, do)
 		}),
 	})
-	handler = s.Handler(t, awsapi.HandlerConfig{Services: []awsapi.Service{stacks.API()}, Raw: raw})
+	config := awsapi.HandlerConfig{Services: []awsapi.Service{stacks.API()}, Raw: raw}
+	if w.trail != nil {
+		config.Audit = audit.NewWriter(w.trail)
+	}
+	handler = s.Handler(t, config)
 	return &replica{Client: s.Serve(t, handler), w: w, services: s, stacks: stacks}
 }
 
