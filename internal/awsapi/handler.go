@@ -27,6 +27,9 @@ type HandlerConfig struct {
 	Authenticator *Authenticator
 	// Authorize decides on one permission.
 	Authorize func(ctx context.Context, c *Caller, a Access) policy.Decision
+	// Used is told of each caller that was authenticated, whether the request is allowed or not: operations that need no permission are
+	// uses of a key too. May be nil.
+	Used func(c *Caller)
 	// Raw holds handlers of services that are not described by a model, by signing name: s3, ec2. They authenticate by
 	// themselves. Their requests leave the same log event, to which they can add with Annotate.
 	Raw map[string]http.Handler
@@ -48,6 +51,7 @@ type Handler struct {
 	raw       map[string]http.Handler
 	auth      *Authenticator
 	authorize func(ctx context.Context, c *Caller, a Access) policy.Decision
+	used      func(c *Caller)
 	audit     audit.Recorder
 	ready     func() error
 	maxBody   int64
@@ -59,7 +63,7 @@ const defaultMaxBody = 1 << 20
 
 // NewHandler checks the services against their models and compiles their codecs.
 func NewHandler(c HandlerConfig) (*Handler, error) {
-	h := &Handler{byName: map[string]*service{}, raw: c.Raw, auth: c.Authenticator, authorize: c.Authorize,
+	h := &Handler{byName: map[string]*service{}, raw: c.Raw, auth: c.Authenticator, authorize: c.Authorize, used: c.Used,
 		audit: c.Audit, ready: c.Ready, maxBody: c.MaxBody, log: c.Log, suffixes: awsSuffixes()}
 	if h.maxBody == 0 {
 		h.maxBody = defaultMaxBody
@@ -210,6 +214,9 @@ func (h *Handler) serve(q *request, e *event, sig *sigv4.Signature, sigErr error
 	}
 	c.Operation = op.name
 	e.caller = c
+	if h.used != nil && c.Kind != policy.Anonymous {
+		h.used(c)
+	}
 	if !op.served {
 		return fail(op.service.fault(notServedFault, "This server does not implement %s.", op.name))
 	}

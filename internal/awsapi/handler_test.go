@@ -654,6 +654,37 @@ func TestRawServicesAreLoggedAndRecovered(t *testing.T) {
 	}
 }
 
+// A key is used by whoever is authenticated with it, permitted or not, also where no permission is needed.
+func TestUsesOfKeys(t *testing.T) {
+	t.Parallel()
+	foreign := iamQuery("Action=GetRole&RoleName=r")
+	foreign.creds = sigv4.Credentials{AccessKeyID: "AKIAFOREIGN", SecretAccessKey: "x"}
+	for name, c := range map[string]struct {
+		call call
+		want []string
+	}{
+		"an operation that needs no permission": {stsQuery("Action=GetCallerIdentity"), []string{keyID + " sts"}},
+		"one that is not permitted":             {iamQuery("Action=GetRole&RoleName=forbidden"), []string{keyID + " iam"}},
+		"one that is not served":                {iamQuery("Action=CreateSAMLProvider"), []string{keyID + " iam"}},
+		"a key that is not known":               {foreign, nil},
+		"an unsigned operation": {
+			stsQuery("Action=AssumeRoleWithWebIdentity&RoleArn=arn:aws:iam::111122223333:role/role&RoleSessionName=session&WebIdentityToken=token"), nil,
+		},
+	} {
+		if name == "an unsigned operation" {
+			c.call.service = ""
+		}
+		var used []string
+		a := newAPI(t, func(h *awsapi.HandlerConfig) {
+			h.Used = func(c *awsapi.Caller) { used = append(used, c.AccessKeyID+" "+c.Service) }
+		})
+		a.send(t, c.call)
+		if diff := cmp.Diff(c.want, used); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}
+
 func TestAnonymousCaller(t *testing.T) {
 	t.Parallel()
 	auth := &awsapi.Authenticator{Credentials: credentials, Region: "eu-west-1", Now: func() time.Time { return now }}

@@ -94,7 +94,7 @@ func (s *Services) Handler(t testing.TB, c awsapi.HandlerConfig) *awsapi.Handler
 	if c.Authenticator == nil {
 		c.Authenticator = s.Authenticator()
 	}
-	c.Authorize, c.Log = s.IAM.Authorize, s.Log
+	c.Authorize, c.Used, c.Log = s.IAM.Authorize, s.IAM.NoteUse, s.Log
 	h, err := awsapi.NewHandler(c)
 	if err != nil {
 		t.Fatal(err)

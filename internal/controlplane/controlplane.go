@@ -156,6 +156,7 @@ func New(c Config) (*ControlPlane, error) {
 		},
 		Authenticator: authenticator,
 		Authorize:     users.Authorize,
+		Used:          users.NoteUse,
 		Raw:           raw,
 		Audit:         c.Audit,
 		Ready:         func() error { return ready(db, c.Audit) },
@@ -165,7 +166,7 @@ func New(c Config) (*ControlPlane, error) {
 		return nil, err
 	}
 	documents := issuers.Handler()
-	people, err := c.people(clusters, credentials)
+	people, err := c.people(clusters, users, credentials)
 	if err != nil {
 		return nil, err
 	}
@@ -199,14 +200,16 @@ func isUnsigned(r *http.Request) bool {
 
 // people returns what API servers ask who somebody is in Kubernetes.
 func (c *Config) people(
-	clusters *eks.Service, credentials func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error),
+	clusters *eks.Service, users *iam.Service,
+	credentials func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error),
 ) (http.Handler, error) {
 	issuer, err := url.Parse(c.IssuerURL)
 	if err != nil {
 		return nil, fmt.Errorf("read the issuers' URL: %w", err)
 	}
 	return kubeaccess.New(kubeaccess.Config{
-		Clusters: clusters, Credentials: credentials, Partition: c.Partition, Hosts: append(slices.Clone(c.Hosts), issuer.Hostname()), Now: c.Now, Log: c.Log,
+		Clusters: clusters, Credentials: credentials, Used: users.NoteUse, Partition: c.Partition,
+		Hosts: append(slices.Clone(c.Hosts), issuer.Hostname()), Audit: c.Audit, Now: c.Now, Log: c.Log,
 	}), nil
 }
 

@@ -369,7 +369,7 @@ func (s *Service) addSession(p *policy.Policies, id *awsapi.Identity) error {
 
 // Authorize decides whether the caller has a permission. It is awsapi's Authorize.
 func (s *Service) Authorize(ctx context.Context, c *awsapi.Caller, a awsapi.Access) policy.Decision {
-	s.noteUse(c)
+	s.NoteUse(c)
 	policies, err := s.Policies(&c.Identity)
 	if err != nil {
 		s.log.ErrorContext(ctx, "policies of the caller cannot be had", slog.String("caller", c.ARN), slog.Any("err", err))

@@ -44,9 +44,9 @@ type uses struct {
 	byID map[string]map[string]use
 }
 
-// noteUse remembers that the caller's long-term access key, user or role is used. It is on the way of every request: it
+// NoteUse remembers that the caller's long-term access key, user or role is used. It is on the way of every request: it
 // writes nothing, and of most requests it notes nothing, since the use is known already.
-func (s *Service) noteUse(c *awsapi.Caller) {
+func (s *Service) NoteUse(c *awsapi.Caller) {
 	if c.Session == nil {
 		s.note(c, c.AccessKeyID)
 	}

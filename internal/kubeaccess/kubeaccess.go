@@ -23,6 +23,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/accesspolicy"
+	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/eks"
 	"github.com/lanyard-id/lanyard/internal/kv"
@@ -41,16 +42,21 @@ const (
 // refusedText is all that is told of a token that is refused. API servers log it; why, is in the log here.
 const refusedText = "the token is not valid for this cluster"
 
-// Config is what a Handler needs. All but Hosts is required.
+// Config is what a Handler needs. All but Hosts and Now is required.
 type Config struct {
 	Clusters *eks.Service
 	// Credentials finds what an access key, and the session token with it, resolves to; see awsapi.Authenticator.
 	Credentials func(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error)
-	Partition   string
+	// Used is told of each signer of a token that verifies, let in or not.
+	Used      func(c *awsapi.Caller)
+	Partition string
 	// Hosts are names and addresses that this server is reached by, without ports; *.example.com stands for all names below it. Tokens that
 	// are presigned for them are taken, as are those for STS's own names in the partition, and for the name that the API server itself asks by.
 	Hosts []string
-	Now   func() time.Time
+	// Audit keeps a record of each token that verifies, let in or not: of the GetCallerIdentity that AWS's authenticator would have asked STS.
+	// What cannot be recorded is not answered.
+	Audit audit.Recorder
+	Now   func() time.Time // time.Now when nil
 	Log   *slog.Logger
 }
 
@@ -62,7 +68,12 @@ type Handler struct {
 }
 
 // New makes a Handler.
-func New(c Config) *Handler { return &Handler{c: c, places: make(chan struct{}, maxAtOnce)} }
+func New(c Config) *Handler {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Handler{c: c, places: make(chan struct{}, maxAtOnce)}
+}
 
 // review is a TokenReview (Kubernetes API Reference, "TokenReview"). It is answered without its spec.
 type review struct {
@@ -92,10 +103,10 @@ type user struct {
 
 // event is the wide log event of one review.
 type event struct {
-	address     [3]string // account, region and cluster
-	accessKeyID string    // as claimed
-	caller      string    // ARN, once it is known
-	user        *user     // who was let in
+	address     [3]string      // account, region and cluster
+	accessKeyID string         // as claimed
+	caller      *awsapi.Caller // once it is known
+	user        *user          // who was let in
 }
 
 // ServeHTTP implements http.Handler.
@@ -152,6 +163,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *event) (answe
 		return nil, http.StatusBadRequest, err
 	}
 	who, err := h.authenticate(r, e, asked.Spec.Token)
+	if unrecorded := h.record(r.Context(), e, who, err); unrecorded != nil {
+		return nil, http.StatusServiceUnavailable, unrecorded
+	}
 	reply := review{APIVersion: asked.APIVersion, Kind: asked.Kind}
 	switch {
 	case err == nil:
@@ -216,7 +230,8 @@ func (h *Handler) authenticate(r *http.Request, e *event, text string) (*user, e
 	if err := t.verify(cred.Secret, name, h.c.Now()); err != nil {
 		return nil, refuse("%w", err)
 	}
-	e.caller = cred.Identity.ARN
+	e.caller = h.caller(r, t, cred.Identity)
+	h.c.Used(e.caller)
 	cluster, err := h.c.Clusters.FindCluster(ctx, account, region, name)
 	if err != nil {
 		return nil, err
@@ -225,6 +240,37 @@ func (h *Handler) authenticate(r *http.Request, e *event, text string) (*user, e
 		return nil, refuse("there is no such cluster")
 	}
 	return h.entry(ctx, cluster, &cred.Identity)
+}
+
+// caller is who the request in a token would have come from, had the API server sent it to STS.
+func (h *Handler) caller(r *http.Request, t *token, id awsapi.Identity) *awsapi.Caller {
+	at := awsapi.Authenticator{Region: t.signature.Region, Now: h.c.Now}
+	c := at.Anonymous(r, "sts")
+	c.Identity, c.Operation = id, "GetCallerIdentity"
+	return c
+}
+
+// record keeps in the trail that a token was verified, and what became of it. Tokens that do not verify leave nothing, as requests that are not
+// authenticated leave nothing: anybody could fill the trail with them.
+func (h *Handler) record(ctx context.Context, e *event, who *user, err error) error {
+	if e.caller == nil {
+		return nil
+	}
+	r := awsapi.NewRecord(e.caller, "sts", e.caller.Operation)
+	r.Lanyard.Resources = []audit.Named{{Type: "AWS::EKS::Cluster", Name: e.address[2]}}
+	switch {
+	case err == nil:
+		r.Lanyard.Decision = fmt.Sprintf("allowed: %s in cluster %s, with the groups %s", who.Username, e.address[2], strings.Join(who.Groups, ", "))
+	case errors.Is(err, errRefused):
+		r.ErrorCode, r.ErrorMessage = "AccessDenied", refusedText
+		r.Lanyard.Decision = fmt.Sprintf("denied in cluster %s: %v", e.address[2], err)
+	default:
+		awsapi.RecordError(r, err)
+	}
+	if err := h.c.Audit.Record(ctx, r); err != nil {
+		return fmt.Errorf("record the review: %w", err)
+	}
+	return nil
 }
 
 // isOurs reports whether a host is one that this server's clients presign for. A token names the host that its signer would have asked: one for
@@ -337,8 +383,8 @@ func (h *Handler) log(r *http.Request, e *event, code int, err error, took time.
 	if e.accessKeyID != "" {
 		attrs = append(attrs, slog.String("access_key_id", clip(e.accessKeyID)))
 	}
-	if e.caller != "" {
-		attrs = append(attrs, slog.String("caller", e.caller))
+	if e.caller != nil {
+		attrs = append(attrs, slog.String("caller", e.caller.ARN))
 	}
 	if e.user != nil {
 		attrs = append(attrs, slog.String("username", e.user.Username), slog.Any("groups", e.user.Groups))

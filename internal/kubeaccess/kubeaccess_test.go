@@ -21,6 +21,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudtrail"
+	cttypes "github.com/aws/aws-sdk-go-v2/service/cloudtrail/types"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	ekstypes "github.com/aws/aws-sdk-go-v2/service/eks/types"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
@@ -53,6 +55,7 @@ type plane struct {
 	ahead atomic.Int64 // of its clock, in nanoseconds
 	log   lockedBuffer
 	store *failing
+	trail *audit.Files
 }
 
 // failing is a store that can be out of reach.
@@ -96,11 +99,8 @@ func start(t *testing.T) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := records.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	p.trail = records
+	t.Cleanup(func() { records.Close() }) //nolint:errcheck // a test may have closed it
 	made, err := controlplane.New(controlplane.Config{
 		Store: p.store, MasterKey: keyring.MasterKey{1}, Partition: "aws", Region: region, Account: account, IssuerURL: "https://id.example.com:8443",
 		Hosts: []string{"lanyard.example.com", "*.lanyard.test"}, Audit: audit.NewTrail(records, audit.Required, log), Log: log,
@@ -644,6 +644,56 @@ func TestReviewsThatAreNone(t *testing.T) {
 	}
 	if got, _ := p.review(good); got == nil {
 		t.Error("without a store, what is known is refused")
+	}
+}
+
+// What was verified is in the trail, whether the bearer was let in or not, and is a use of the key; what was not verified leaves nothing.
+func TestReviewsAreInTheTrail(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	p.cluster("one")
+	_, alice := p.user("/", "alice")
+	_, stranger := p.user("/", "stranger")
+	p.entry("user/alice", "", "team-a", "team-b")
+	for _, s := range []presign{
+		{key: alice}, {key: stranger}, {key: alice, cluster: "two"}, {key: sigv4.Credentials{AccessKeyID: alice.AccessKeyID, SecretAccessKey: "x"}},
+	} {
+		p.review(s.token(t))
+	}
+	found := must(cloudtrail.NewFromConfig(p.aws(p.root)).LookupEvents(t.Context(), &cloudtrail.LookupEventsInput{
+		LookupAttributes: []cttypes.LookupAttribute{{AttributeKey: cttypes.LookupAttributeKeyEventName, AttributeValue: aws.String("GetCallerIdentity")}},
+	}))(t)
+	type record struct{ User, Key, Code, Message, Decision, Cluster, Source string }
+	var got []record
+	for _, e := range found.Events {
+		text := aws.ToString(e.CloudTrailEvent)
+		r := must(audit.Decode(text))(t)
+		got = append(got, record{
+			r.Identity.ARN, r.Identity.AccessKeyID, r.ErrorCode, r.ErrorMessage, r.Lanyard.Decision, aws.ToString(e.Resources[0].ResourceName), r.Source,
+		})
+		if !r.ReadOnly || r.Parameters != nil || r.Response != nil || r.SourceIP != "127.0.0.1" || r.RequestID == "" || strings.Contains(text, "Signature=") {
+			t.Errorf("the record is %s", text)
+		}
+	}
+	user := "arn:aws:iam::" + account + ":user/"
+	want := []record{
+		{user + "stranger", stranger.AccessKeyID, "AccessDenied", refused, "denied in cluster one: token refused: no access entry", "one", "sts.amazonaws.com"},
+		{user + "alice", alice.AccessKeyID, "", "", "allowed: " + user + "alice in cluster one, with the groups team-a, team-b", "one", "sts.amazonaws.com"},
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	used := must(iam.NewFromConfig(p.aws(p.root)).GetAccessKeyLastUsed(t.Context(), &iam.GetAccessKeyLastUsedInput{AccessKeyId: &stranger.AccessKeyID}))(t)
+	if last := used.AccessKeyLastUsed; last.LastUsedDate == nil || aws.ToString(last.ServiceName) != "sts" {
+		t.Errorf("the key was last used %v with %s", last.LastUsedDate, aws.ToString(last.ServiceName))
+	}
+
+	if err := p.trail.Close(); err != nil {
+		t.Fatal(err)
+	}
+	code, text, header := p.post(kubeaccess.Path+account+"/"+region+"/one", ask(version, presign{key: alice}.token(t)))
+	if code != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || bytes.Contains(text, []byte("alice")) {
+		t.Errorf("without a trail: got %d %s", code, text)
 	}
 }
 
