@@ -389,11 +389,41 @@ type updateAddonIn struct {
 
 func (s *Service) updateAddonAccess(c *awsapi.Caller, in *updateAddonIn) ([]awsapi.Access, error) {
 	access := []awsapi.Access{s.addonAccess(c, "eks:UpdateAddon", in.ClusterName, in.AddonName)}
+	if in.PodIdentityAssociations != nil {
+		access = append(access, s.giveAssociationsAccess(c, in)...)
+	}
 	irsa := ""
 	if in.ServiceAccountRoleArn != nil {
 		irsa = *in.ServiceAccountRoleArn
 	}
 	return s.passAddonRoles(c, access, in.PodIdentityAssociations, irsa)
+}
+
+// giveAssociationsAccess asks for what an update does to the add-on's associations, as if each were made, changed or deleted by itself.
+func (s *Service) giveAssociationsAccess(c *awsapi.Caller, in *updateAddonIn) (access []awsapi.Access) {
+	cluster := clusterKey(c.Account, c.Region, in.ClusterName)
+	var have map[string]*associationRecord
+	if r, ok := s.addons.Get(addonKey(cluster, in.AddonName)); ok {
+		have = s.owned(cluster, s.addonARN(cluster, in.AddonName, r.ID))
+	}
+	roles := map[string]string{}
+	for _, a := range in.PodIdentityAssociations {
+		roles[a.ServiceAccount] = a.RoleArn
+	}
+	for _, key := range slices.Sorted(maps.Keys(have)) {
+		a := s.association(key, have[key])
+		switch role, stays := roles[a.ServiceAccount]; {
+		case !stays:
+			access = append(access, s.associationAccess(c, "eks:DeletePodIdentityAssociation", in.ClusterName, a.ID))
+		case role != a.RoleARN:
+			access = append(access, s.associationAccess(c, "eks:UpdatePodIdentityAssociation", in.ClusterName, a.ID))
+		}
+		delete(roles, a.ServiceAccount)
+	}
+	if len(roles) > 0 {
+		access = append(access, s.clusterAccess(c, "eks:CreatePodIdentityAssociation", in.ClusterName, nil))
+	}
+	return access
 }
 
 // updateAddon changes what the request has, and leaves the rest. It is done when it answers.

@@ -273,6 +273,32 @@ func TestAddonsAskForPermission(t *testing.T) {
 	allowed.addon(t, driver)
 	_, err := allowed.client().DescribeAddon(t.Context(), &awseks.DescribeAddonInput{ClusterName: aws.String("demo"), AddonName: aws.String("vpc-cni")})
 	wantRefused(t, err, "AccessDeniedException", "")
+
+	// An update is nobody's way round the permissions on associations.
+	other := r.role(t, "other", trustPods)
+	const updates = `{"Effect":"Allow","Action":["iam:PassRole","eks:UpdateAddon"],"Resource":"*"},`
+	for i, c := range []struct {
+		gives []types.AddonPodIdentityAssociations
+		needs string // empty for no more
+	}{
+		{gives("a", role), ""},
+		{gives("a", role, "b", role), "eks:CreatePodIdentityAssociation"},
+		{gives("a", other, "b", role), "eks:UpdatePodIdentityAssociation"},
+		{gives("b", role), "eks:DeletePodIdentityAssociation"},
+	} {
+		in := &awseks.UpdateAddonInput{ClusterName: aws.String("demo"), AddonName: aws.String(driver), PodIdentityAssociations: c.gives}
+		if c.needs != "" {
+			_, err := r.user(t, fmt.Sprintf("updates-%d", i), updates+`{"Effect":"Deny","Action":"`+c.needs+`","Resource":"*"}`).client().UpdateAddon(t.Context(), in)
+			if err == nil || !strings.Contains(err.Error(), "is not authorized to perform: "+c.needs) {
+				t.Errorf("without %s: %v", c.needs, err)
+			}
+		}
+		statements := strings.TrimSuffix(updates, ",")
+		if c.needs != "" {
+			statements = updates + `{"Effect":"Allow","Action":"` + c.needs + `","Resource":"*"}`
+		}
+		must(r.user(t, fmt.Sprintf("may-%d", i), statements).client().UpdateAddon(t.Context(), in))(t)
+	}
 }
 
 func TestCatalogueIsPagedAndFiltered(t *testing.T) {
@@ -295,6 +321,7 @@ func TestCatalogueIsPagedAndFiltered(t *testing.T) {
 		{awseks.DescribeAddonVersionsInput{MaxResults: aws.Int32(1)}, all},
 		{awseks.DescribeAddonVersionsInput{Types: []string{"storage", "security"}}, []string{"eks-pod-identity-agent", driver}},
 		{awseks.DescribeAddonVersionsInput{Publishers: []string{"somebody"}}, nil},
+		{awseks.DescribeAddonVersionsInput{KubernetesVersion: aws.String("1.10")}, nil},
 		{awseks.DescribeAddonVersionsInput{Owners: []string{"aws"}, AddonName: aws.String("vpc-cni")}, []string{"vpc-cni"}},
 	} {
 		if diff := cmp.Diff(c.want, names(&c.in)); diff != "" {

@@ -167,11 +167,15 @@ func (s *Service) describeAddonVersions(_ context.Context, _ *awsapi.Caller, in 
 		if in.AddonName != "" && k.Name != in.AddonName || !among(in.Owners, k.Owner) || !among(in.Publishers, k.Publisher) || !among(in.Types, k.Type) {
 			continue
 		}
+		info := k.info(in.KubernetesVersion)
+		if len(info.AddonVersions) == 0 { // nothing for that version of Kubernetes
+			continue
+		}
 		if len(out.Addons) == pageSize(in.MaxResults) {
 			out.NextToken = pageToken(out.Addons[len(out.Addons)-1].AddonName)
 			break
 		}
-		out.Addons = append(out.Addons, k.info(in.KubernetesVersion))
+		out.Addons = append(out.Addons, info)
 	}
 	return out, nil
 }
