@@ -180,7 +180,7 @@ func (h *Handler) record(ctx context.Context, e *event, op *operation, in, out a
 	if e.decision != nil {
 		r.Lanyard.Decision = e.decision.String()
 	}
-	w := recordWriter{epoch: op.service.protocol == restJSONProtocol}
+	w := recordWriter{service: op.service.model.name, epoch: op.service.protocol == restJSONProtocol}
 	if in != nil {
 		w.request = true
 		r.Parameters = w.object(op.in, reflect.ValueOf(in).Elem())
@@ -200,6 +200,7 @@ func (h *Handler) record(ctx context.Context, e *event, op *operation, in, out a
 // recordWriter writes values as CloudTrail has them in records: members' names begin in lower case, times are texts unless the
 // service's own JSON has numbers, secrets are hidden. On the way it finds the resources.
 type recordWriter struct {
+	service   string // its signing name
 	epoch     bool
 	request   bool // zero numbers and false are what was not given
 	resources []audit.Named
@@ -315,14 +316,19 @@ const maxResources = 16
 
 // find adds a resource if a member names one. Its type is told by the member's name, and that of "arn" and "name" by what they are in.
 func (w *recordWriter) find(within, member, value string) {
-	member = strings.ToLower(member)
-	if member == "arn" || member == "name" {
-		member = strings.ToLower(within)
-		if member == "" { // of EKS's clusters themselves
-			member = "cluster"
-		}
+	member, within = strings.ToLower(member), strings.ToLower(within)
+	if member == "arn" || member == "name" && within != "" {
+		member = within + member
 	}
 	kind := resourceType(member)
+	switch w.service {
+	case "eks", "lanyard":
+		kind = eksResourceType(member, value)
+	case "cloudtrail":
+		if kind = ""; member == "name" {
+			kind = "AWS::CloudTrail::Trail"
+		}
+	}
 	if kind == "" || len(w.resources) == maxResources {
 		return
 	}
@@ -338,26 +344,63 @@ func (w *recordWriter) find(within, member, value string) {
 // resourceType is the type, by CloudFormation's name, of what a member of a request or an answer identifies; empty for others.
 func resourceType(member string) string {
 	switch member {
-	case "role", "rolename", "rolearn", "roleid", "targetrolearn":
+	case "rolename", "rolearn", "roleid":
 		return "AWS::IAM::Role"
-	case "user", "username", "userid":
+	case "username", "userarn", "userid":
 		return "AWS::IAM::User"
-	case "group", "groupname", "groupid":
+	case "groupname", "grouparn", "groupid":
 		return "AWS::IAM::Group"
-	case "policy", "policyarn":
+	case "policyarn":
 		return "AWS::IAM::Policy"
-	case "instanceprofile", "instanceprofilename", "instanceprofileid":
+	case "instanceprofilename", "instanceprofilearn", "instanceprofileid":
 		return "AWS::IAM::InstanceProfile"
 	case "openidconnectproviderarn":
 		return "AWS::IAM::OIDCProvider"
+	case "samlproviderarn":
+		return "AWS::IAM::SAMLProvider"
 	case "accesskeyid":
 		return "AWS::IAM::AccessKey"
-	case "cluster", "clustername":
+	case "clustername":
+		return "AWS::EKS::Cluster"
+	case "stackname", "stackid":
+		return "AWS::CloudFormation::Stack"
+	}
+	return ""
+}
+
+// eksResourceType is resourceType for EKS, which has usernames that are Kubernetes', and policies that are no resources.
+func eksResourceType(member, value string) string {
+	switch member {
+	case "name", "clustername", "clusterarn":
 		return "AWS::EKS::Cluster"
 	case "associationid", "associationarn":
 		return "AWS::EKS::PodIdentityAssociation"
-	case "stack", "stackname", "stackid":
-		return "AWS::CloudFormation::Stack"
+	case "addonname", "addonarn":
+		return "AWS::EKS::Addon"
+	case "accessentryarn":
+		return "AWS::EKS::AccessEntry"
+	case "rolearn", "targetrolearn", "serviceaccountrolearn":
+		return "AWS::IAM::Role"
+	case "principalarn", "resourcearn":
+		a, err := arn.Parse(value)
+		if err != nil {
+			return ""
+		}
+		kind, _, _ := strings.Cut(a.Resource(), "/")
+		switch a.Service() + ":" + kind {
+		case "iam:role":
+			return "AWS::IAM::Role"
+		case "iam:user":
+			return "AWS::IAM::User"
+		case "eks:cluster":
+			return "AWS::EKS::Cluster"
+		case "eks:podidentityassociation":
+			return "AWS::EKS::PodIdentityAssociation"
+		case "eks:addon":
+			return "AWS::EKS::Addon"
+		case "eks:access-entry":
+			return "AWS::EKS::AccessEntry"
+		}
 	}
 	return ""
 }

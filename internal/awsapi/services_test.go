@@ -288,12 +288,14 @@ func describeCluster(_ context.Context, _ *awsapi.Caller, in *clusterIn) (*clust
 
 type createAssociationIn struct {
 	ClusterName, Namespace, ServiceAccount, RoleArn string
+	Policy                                          string
 	Tags                                            map[string]string
 	DisableSessionTags                              *bool
 }
 
 type associationShape struct {
 	ClusterName, Namespace, ServiceAccount, RoleArn string
+	Policy                                          string
 	Tags                                            map[string]string
 	DisableSessionTags                              *bool
 }
