@@ -10,7 +10,7 @@ import (
 )
 
 // The properties, attributes and replacement rules of this file are those of the CloudFormation Template Reference, "AWS::IAM". What
-// Lanyard's IAM does not have (groups, login profiles) the types do not have either.
+// Lanyard's IAM does not have (login profiles) the types do not have either.
 
 // put adds to an input a property that is there, under the name that the operation has for it.
 func put(to members, name string, p properties, property string) {
@@ -217,6 +217,7 @@ func userType() *resourceType {
 	return &resourceType{
 		name: "AWS::IAM::User",
 		properties: []property{
+			{name: "Groups", kind: textsKind},
 			{name: "ManagedPolicyArns", kind: textsKind},
 			{name: "Path", kind: textKind, replaces: true},
 			{name: "PermissionsBoundary", kind: textKind},
@@ -248,12 +249,34 @@ func userType() *resourceType {
 			if err := x.setTags(ctx, "User", target(s), from, to); err != nil {
 				return err
 			}
+			if err := x.setGroups(ctx, target(s), from, to); err != nil {
+				return err
+			}
 			return x.setPermissions(ctx, "User", target(s), from, to)
 		},
 		remove: func(ctx context.Context, x *actor, s *state) error {
+			if err := x.setGroups(ctx, target(s), s.Properties, properties{}); err != nil {
+				return err
+			}
 			return x.removeEntity(ctx, "User", target(s), s)
 		},
 	}
+}
+
+// setGroups changes which groups a user is in.
+func (x *actor) setGroups(ctx context.Context, user members, from, to properties) error {
+	was, is := from.texts("Groups"), to.texts("Groups")
+	for _, group := range without(is, was) {
+		if _, err := x.iam(ctx, "AddUserToGroup", with(user, "GroupName", group)); err != nil {
+			return err
+		}
+	}
+	for _, group := range without(was, is) {
+		if err := quietly(x.iam(ctx, "RemoveUserFromGroup", with(user, "GroupName", group))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func accessKeyType() *resourceType {
@@ -326,24 +349,28 @@ func accessKeyType() *resourceType {
 	}
 }
 
-// targets are the roles and users that an inline or managed policy is for.
+// policyHolders are what inline and managed policies can be for: IAM's names of them. The property of a type that lists them has an s more.
+var policyHolders = [...]string{"Group", "Role", "User"}
+
+// targets are the groups, roles and users that an inline or managed policy is for.
 func targets(p properties, visit func(noun string, target members) error) error {
-	for _, name := range p.texts("Roles") {
-		if err := visit("Role", members{"RoleName": name}); err != nil {
-			return err
-		}
-	}
-	for _, name := range p.texts("Users") {
-		if err := visit("User", members{"UserName": name}); err != nil {
-			return err
+	for _, noun := range policyHolders {
+		for _, name := range p.texts(noun + "s") {
+			if err := visit(noun, members{noun + "Name": name}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// gone returns the properties with only those roles and users that others do not have.
+// gone returns the properties with only those groups, roles and users that others do not have.
 func gone(from, to properties) properties {
-	return properties{"Roles": anys(without(from.texts("Roles"), to.texts("Roles"))), "Users": anys(without(from.texts("Users"), to.texts("Users")))}
+	left := properties{}
+	for _, noun := range policyHolders {
+		left[noun+"s"] = anys(without(from.texts(noun+"s"), to.texts(noun+"s")))
+	}
+	return left
 }
 
 func anys(list []string) []any {
@@ -354,7 +381,7 @@ func anys(list []string) []any {
 	return out
 }
 
-// policyType is an inline policy that several roles and users may have. Nothing but the policies themselves is made, so that
+// policyType is an inline policy that several groups, roles and users may have. Nothing but the policies themselves is made, so that
 // its physical ID is only a name for it.
 func policyType() *resourceType {
 	remove := func(ctx context.Context, x *actor, p properties, name string) error {
@@ -363,6 +390,7 @@ func policyType() *resourceType {
 	return &resourceType{
 		name: "AWS::IAM::Policy",
 		properties: []property{
+			{name: "Groups", kind: textsKind},
 			{name: "PolicyDocument", kind: documentKind, required: true},
 			{name: "PolicyName", kind: textKind, required: true},
 			{name: "Roles", kind: textsKind},
@@ -371,7 +399,11 @@ func policyType() *resourceType {
 		attributes: []string{"Id"},
 		iam:        true, nameLength: 128,
 		make: func(_ context.Context, _ *actor, begun *intent) (*state, error) {
-			if len(begun.Properties.texts("Roles"))+len(begun.Properties.texts("Users")) == 0 {
+			holders := 0
+			for _, noun := range policyHolders {
+				holders += len(begun.Properties.texts(noun + "s"))
+			}
+			if holders == 0 {
 				return nil, invalid("At least one of [Groups,Roles,Users] must be non-empty.")
 			}
 			return &state{Physical: begun.Name, Reference: begun.Name, Attributes: map[string]string{"Id": begun.Name}}, nil
@@ -448,6 +480,7 @@ func managedPolicyType() *resourceType {
 		name: "AWS::IAM::ManagedPolicy",
 		properties: []property{
 			{name: "Description", kind: textKind, replaces: true},
+			{name: "Groups", kind: textsKind},
 			{name: "ManagedPolicyName", kind: textKind, replaces: true},
 			{name: "Path", kind: textKind, replaces: true},
 			{name: "PolicyDocument", kind: documentKind, required: true},

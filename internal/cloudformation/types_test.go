@@ -163,6 +163,75 @@ func TestSystemTagsOfEKS(t *testing.T) {
 	}
 }
 
+// Users are put into groups, and policies are given to them, and taken away again: what is left is what somebody else gave.
+func TestGroupsOfTemplates(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	ctx, c := t.Context(), r.IAM()
+	for _, name := range []string{"one", "two"} {
+		if _, err := c.CreateGroup(ctx, &awsiam.CreateGroupInput{GroupName: &name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const document = `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]}`
+	template := `{"Parameters": {"Group": {"Type": "CommaDelimitedList"}}, "Resources": {
+		"User": {"Type": "AWS::IAM::User", "Properties": {"UserName": "ci", "Groups": {"Ref": "Group"}}},
+		"Inline": {"Type": "AWS::IAM::Policy", "Properties": {"PolicyName": "read", "Groups": {"Ref": "Group"}, "PolicyDocument": ` + document + `}},
+		"Managed": {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"ManagedPolicyName": "read", "Groups": {"Ref": "Group"}, "PolicyDocument": ` + document + `}}}}`
+	// has shows a group's users, inline and attached policies.
+	has := func(name string) (all []string) {
+		t.Helper()
+		group, err := c.GetGroup(ctx, &awsiam.GetGroupInput{GroupName: &name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range group.Users {
+			all = append(all, "user "+*u.UserName)
+		}
+		inline, err := c.ListGroupPolicies(ctx, &awsiam.ListGroupPoliciesInput{GroupName: &name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, policy := range inline.PolicyNames {
+			all = append(all, "inline "+policy)
+		}
+		attached, err := c.ListAttachedGroupPolicies(ctx, &awsiam.ListAttachedGroupPoliciesInput{GroupName: &name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, policy := range attached.AttachedPolicies {
+			all = append(all, "attached "+*policy.PolicyName)
+		}
+		return all
+	}
+	want := func(when string, one, two []string) {
+		t.Helper()
+		if diff := cmp.Diff([][]string{one, two}, [][]string{has("one"), has("two")}); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	all := []string{"user ci", "inline read", "attached read"}
+
+	wantStatus(t, r.create(t, "app", template, "Group", "one,missing"), cfntypes.StackStatusRollbackComplete)
+	want("after a creation that failed", nil, nil)
+	r.delete(t, "app")
+
+	wantStatus(t, r.create(t, "app", template, "Group", "one"), cfntypes.StackStatusCreateComplete)
+	want("after the creation", all, nil)
+	wantStatus(t, r.update(t, "app", template, "Group", "one,two"), cfntypes.StackStatusUpdateComplete)
+	want("after one was added", all, all)
+	wantStatus(t, r.update(t, "app", template, "Group", "missing"), cfntypes.StackStatusUpdateRollbackComplete)
+	want("after an update that failed", all, all)
+	wantStatus(t, r.update(t, "app", template, "Group", "two"), cfntypes.StackStatusUpdateComplete)
+	want("after one was taken away", nil, all)
+	if _, err := c.AddUserToGroup(ctx, &awsiam.AddUserToGroupInput{GroupName: aws.String("one"), UserName: aws.String("ci")}); err != nil {
+		t.Fatal(err)
+	}
+	r.delete(t, "app")
+	wantStatus(t, r.stack(t, "app"), cfntypes.StackStatusDeleteFailed)
+	want("after a deletion that failed", []string{"user ci"}, nil)
+}
+
 // A bucket without a name gets one of the stack's and its own, as S3 wants names.
 func TestBucketsAreNamed(t *testing.T) {
 	t.Parallel()
