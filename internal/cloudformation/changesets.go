@@ -100,7 +100,7 @@ func (s *Service) createChangeSet(ctx context.Context, c *awsapi.Caller, in *cre
 	case there && kind == "CREATE" && st.Status != reviewInProgress:
 		return nil, invalid("Stack [%s] already exists and cannot be created again with the changeSet [%s].", st.Name, in.ChangeSetName)
 	case there && kind == "UPDATE":
-		if err := st.updatable(); err != nil {
+		if err := st.updatable(true); err != nil { // ExecuteChangeSet says whether it may be rolled back
 			return nil, err
 		}
 	case !there:
@@ -118,7 +118,7 @@ func (s *Service) createChangeSet(ctx context.Context, c *awsapi.Caller, in *cre
 	var current *target
 	if kind == "UPDATE" {
 		var err error
-		if current, err = s.target(stackKey(st.identity), st.Current); err != nil {
+		if current, err = s.target(stackKey(st.identity), st.latest()); err != nil {
 			return nil, err
 		}
 	}

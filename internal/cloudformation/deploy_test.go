@@ -253,6 +253,72 @@ func TestOnFailure(t *testing.T) {
 	}
 }
 
+// A stack whose creation failed and was not rolled back is put right by updates, which have nothing to be rolled back to either.
+func TestFailedCreationIsPutRight(t *testing.T) {
+	t.Parallel()
+	const template = `{"Parameters": {"Policy": {"Type": "String"}}, "Resources": {
+		"First": {"Type": "AWS::IAM::User"},
+		"Role": {"Type": "AWS::IAM::Role", "DependsOn": "First", "Properties": {"RoleName": "reader", "ManagedPolicyArns": [{"Ref": "Policy"}],
+			"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}}}}},
+		"Outputs": {"Role": {"Value": {"Fn::GetAtt": "Role.Arn"}, "Export": {"Name": "reader"}}}}`
+	const missing, there = "arn:aws:iam::aws:policy/DoesNotExist", "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"
+	r := newReplica(t)
+	ctx, c := t.Context(), r.cfn()
+	update := func(policy string, disable bool) error {
+		_, err := c.UpdateStack(ctx, &awscfn.UpdateStackInput{
+			StackName: aws.String("app"), UsePreviousTemplate: aws.Bool(true), Capabilities: namedIAM, DisableRollback: &disable, Parameters: parameters("Policy", policy),
+		})
+		return err
+	}
+	for _, byChangeSet := range []bool{false, true} {
+		_, err := c.CreateStack(ctx, &awscfn.CreateStackInput{
+			StackName: aws.String("app"), TemplateBody: aws.String(template), Capabilities: namedIAM, DisableRollback: aws.Bool(true), Parameters: parameters("Policy", missing),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantStatus(t, r.stack(t, "app"), cfntypes.StackStatusCreateFailed)
+		wantRefused(t, update(there, false), "ValidationError", "This stack is currently in a non-terminal [CREATE_FAILED] state. To update the stack from this state, "+
+			"please use the disable-rollback parameter with update-stack API.")
+		user := r.physical(t, "app", "First")
+		if err := update(missing, true); err != nil {
+			t.Fatal(err)
+		}
+		wantStatus(t, r.stack(t, "app"), cfntypes.StackStatusUpdateFailed)
+		if byChangeSet {
+			set := aws.String("fix")
+			_, err := c.CreateChangeSet(ctx, &awscfn.CreateChangeSetInput{
+				StackName: aws.String("app"), ChangeSetName: set, UsePreviousTemplate: aws.Bool(true), Capabilities: namedIAM, Parameters: parameters("Policy", there),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.ExecuteChangeSet(ctx, &awscfn.ExecuteChangeSetInput{StackName: aws.String("app"), ChangeSetName: set})
+			wantRefused(t, err, "ValidationError", "")
+			if _, err = c.ExecuteChangeSet(ctx, &awscfn.ExecuteChangeSetInput{StackName: aws.String("app"), ChangeSetName: set, DisableRollback: aws.Bool(true)}); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := update(there, true); err != nil {
+			t.Fatal(err)
+		}
+		st := r.stack(t, "app")
+		wantStatus(t, st, cfntypes.StackStatusUpdateComplete)
+		if got := output(t, st, "Role"); got != "arn:aws:iam::111122223333:role/reader" {
+			t.Errorf("the role is %s", got)
+		}
+		if got := r.physical(t, "app", "First"); got != user {
+			t.Errorf("the user %s, which was complete, was made again as %s", user, got)
+		}
+		if diff := cmp.Diff(map[string]int{"role": 1, "user": 1}, counts(r.inventory(t))); diff != "" {
+			t.Errorf("there are (-want +got):\n%s", diff)
+		}
+		r.delete(t, "app")
+		if left := r.inventory(t); len(left) != 0 {
+			t.Errorf("left are %q", left)
+		}
+	}
+}
+
 // An update that fails without rollback can be put right by the next one, and a failure of that leads back to the stack's last good
 // state.
 func TestUpdateWithoutRollback(t *testing.T) {

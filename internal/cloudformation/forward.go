@@ -104,7 +104,7 @@ func (o *run) fail(ctx context.Context, reason string) error {
 
 // bring makes a resource what it is wanted to be.
 func (o *run) bring(ctx context.Context, st *stackRow, h *held, w *wanted) error {
-	if err := o.dropStale(ctx, h); err != nil {
+	if err := o.dropStale(ctx, st, h); err != nil {
 		return err
 	}
 	if h.Intent != nil { // the operation was interrupted here
@@ -156,10 +156,17 @@ const maxDiscard = 4
 // touched reports whether the operation, or one before it that failed and was not rolled back, has changed the resource.
 func (h *held) touched(st *stackRow) bool { return h.Touched && h.Base == st.Current }
 
-// dropStale undoes what an earlier operation, which failed and was not rolled back, left half done.
-func (o *run) dropStale(ctx context.Context, h *held) error {
+// dropStale undoes what an earlier operation, which failed and was not rolled back, left half done. What it had made and could not finish goes
+// at once, since nothing can refer to it and it may have the name that the next one gets.
+func (o *run) dropStale(ctx context.Context, st *stackRow, h *held) error {
 	if h.Intent == nil || h.Intent.Operation == o.id {
 		return nil
+	}
+	if made := h.Intent.Made; made != nil && !retained(st, h.Intent.DeletionPolicy, true) {
+		if err := made.typ().remove(ctx, o.actor, made); err != nil {
+			return err
+		}
+		h.Intent.Made = nil
 	}
 	if err := o.dropIntent(ctx, h); err != nil {
 		return err

@@ -125,7 +125,7 @@ func (s *Service) stackShape(st *stackRow) (stackShape, error) {
 	if st.RetainExceptOnCreate {
 		shape.RetainExceptOnCreate = &st.RetainExceptOnCreate
 	}
-	generation := cmp.Or(st.Current, st.Next)
+	generation := st.latest()
 	if generation == 0 {
 		return shape, nil
 	}
@@ -408,7 +408,7 @@ func (s *Service) getTemplate(_ context.Context, c *awsapi.Caller, in *getTempla
 	if err != nil {
 		return nil, err
 	}
-	row, ok := s.settings.Get(generationKey(stackKey(st.identity), cmp.Or(st.Current, st.Next)))
+	row, ok := s.settings.Get(generationKey(stackKey(st.identity), st.latest()))
 	if !ok {
 		return nil, noSuchStack(in.StackName)
 	}

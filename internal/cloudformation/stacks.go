@@ -1,6 +1,7 @@
 package cloudformation
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -294,13 +295,21 @@ type updateStackIn struct {
 // noSuchStack is what DescribeStacks and its kin say; to change a stack that is not there is another text.
 func noSuchStack(name string) error { return invalid("Stack with id %s does not exist", clip(name)) }
 
-func (st *stackRow) updatable() error {
+// updatable says why a stack cannot be updated. One that was never complete has nothing that an update could be rolled back to.
+func (st *stackRow) updatable(disableRollback bool) error {
 	switch st.Status {
-	case createComplete, updateComplete, updateRollbackComplete, updateFailed:
+	case createComplete, updateComplete, updateRollbackComplete, updateFailed, createFailed:
+		if st.Current == 0 && !disableRollback {
+			return invalid("This stack is currently in a non-terminal [%s] state. To update the stack from this state, please use the disable-rollback "+
+				"parameter with update-stack API.", st.Status)
+		}
 		return nil
 	}
 	return invalid("Stack:%s is in %s state and can not be updated.", st.ARN(), st.Status)
 }
+
+// latest is the generation of the settings that a stack has; before it was first complete, that of the last attempt.
+func (st *stackRow) latest() int { return cmp.Or(st.Current, st.Next) }
 
 func (s *Service) updateStack(ctx context.Context, c *awsapi.Caller, in *updateStackIn) (*stackOut, error) {
 	st, ok := s.findStack(c, in.StackName)
@@ -310,13 +319,13 @@ func (s *Service) updateStack(ctx context.Context, c *awsapi.Caller, in *updateS
 	if again, err := st.repeated(in.ClientRequestToken, updateKind); again || err != nil {
 		return st.out(), err
 	}
-	if err := st.updatable(); err != nil {
+	if err := st.updatable(in.DisableRollback); err != nil {
 		return nil, err
 	}
 	if err := noNotifications(in.NotificationARNs); err != nil {
 		return nil, err
 	}
-	current, err := s.target(stackKey(st.identity), st.Current)
+	current, err := s.target(stackKey(st.identity), st.latest())
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +335,7 @@ func (s *Service) updateStack(ctx context.Context, c *awsapi.Caller, in *updateS
 	if err != nil {
 		return nil, err
 	}
-	if !p.changed && st.Status != updateFailed {
+	if !p.changed && st.Status != updateFailed && st.Status != createFailed {
 		return nil, invalid("No updates are to be performed.")
 	}
 	return s.beginUpdate(ctx, c, st, p, in.DisableRollback, in.RetainExceptOnCreate, in.ClientRequestToken, nil)
@@ -342,7 +351,7 @@ func (s *Service) beginUpdate(ctx context.Context, c *awsapi.Caller, planned *st
 		if !ok {
 			return invalid("Stack [%s] does not exist", planned.Name)
 		}
-		if err := st.updatable(); err != nil {
+		if err := st.updatable(disableRollback); err != nil {
 			return err
 		}
 		if st.Current != planned.Current || st.Last != planned.Last {
