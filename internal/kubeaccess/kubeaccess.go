@@ -257,13 +257,13 @@ func (h *Handler) record(ctx context.Context, e *event, who *user, err error) er
 		return nil
 	}
 	r := awsapi.NewRecord(e.caller, "sts", e.caller.Operation)
-	r.Lanyard.Resources = []audit.Named{{Type: "AWS::EKS::Cluster", Name: e.address[2]}}
+	r.Lanyard.Resources = []audit.Named{{Type: "AWS::EKS::Cluster", Name: clip(e.address[2])}}
 	switch {
 	case err == nil:
-		r.Lanyard.Decision = fmt.Sprintf("allowed: %s in cluster %s, with the groups %s", who.Username, e.address[2], strings.Join(who.Groups, ", "))
+		r.Lanyard.Decision = fmt.Sprintf("allowed: %s in cluster %s, with the groups %s", who.Username, clip(e.address[2]), strings.Join(who.Groups, ", "))
 	case errors.Is(err, errRefused):
 		r.ErrorCode, r.ErrorMessage = "AccessDenied", refusedText
-		r.Lanyard.Decision = fmt.Sprintf("denied in cluster %s: %v", e.address[2], err)
+		r.Lanyard.Decision = fmt.Sprintf("denied in cluster %s: %v", clip(e.address[2]), err)
 	default:
 		awsapi.RecordError(r, err)
 	}
