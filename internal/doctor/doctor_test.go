@@ -717,7 +717,6 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 	}
 }
 
-// What may not be read cannot be told, and the right that is missing is.
 // What an SDK falls through to is told where nothing leads it to the pod's credentials.
 func TestTheNodesRoleWinsAtLast(t *testing.T) {
 	t.Parallel()
@@ -763,6 +762,7 @@ func TestTheNodesRoleWinsAtLast(t *testing.T) {
 	}
 }
 
+// What may not be read cannot be told, and the right that is missing is.
 func TestWhatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	const irsa, eks = podspec.WebIdentity, podspec.PodIdentity
