@@ -278,8 +278,12 @@ func TestWebhook(t *testing.T) {
 					made <- nil
 					return
 				}
+				whom := name
+				if i%5 == 1 {
+					whom = fmt.Sprintf("w*-%d", i) // a pattern
+				}
 				_, err := associations.CreatePodIdentityAssociation(t.Context(), &eks.CreatePodIdentityAssociationInput{
-					ClusterName: aws.String("one"), Namespace: aws.String("web"), ServiceAccount: &name, RoleArn: &role,
+					ClusterName: aws.String("one"), Namespace: aws.String("web"), ServiceAccount: &whom, RoleArn: &role,
 				})
 				made <- err
 			}()

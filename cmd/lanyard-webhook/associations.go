@@ -38,7 +38,7 @@ func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log
 		if err != nil {
 			return nil, err
 		}
-		e := eksAssociations{client: eks.NewFromConfig(cfg), cluster: c.cluster}
+		e := eksAssociations{client: eks.NewFromConfig(cfg), lanyard: newLanyardAPI(cfg), cluster: c.cluster}
 		settings.List, settings.Find = e.list, e.find
 	default:
 		return nil, nil
@@ -61,6 +61,7 @@ func loadAWS(ctx context.Context, options ...func(*awsconfig.LoadOptions) error)
 // eksAssociations asks the EKS API, AWS's or Lanyard's.
 type eksAssociations struct {
 	client  *eks.Client
+	lanyard lanyardAPI
 	cluster string
 }
 
@@ -68,7 +69,14 @@ func (e eksAssociations) list(ctx context.Context) ([]subject.Subject, error) {
 	return e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, MaxResults: aws.Int32(100)})
 }
 
+// find asks Lanyard which association applies, which may be a pattern. AWS has none of these, and can only be asked for those of a name.
 func (e eksAssociations) find(ctx context.Context, who subject.Subject) (bool, error) {
+	if e.lanyard.endpoint != "" {
+		found, err := e.lanyard.associated(ctx, e.cluster, who)
+		if !unasked(err) {
+			return found, err
+		}
+	}
 	list, err := e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, Namespace: &who.Namespace, ServiceAccount: &who.ServiceAccount})
 	return slices.Contains(list, who), err
 }

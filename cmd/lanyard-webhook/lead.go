@@ -1,25 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/url"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
-	"github.com/aws/smithy-go"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/dynamic"
@@ -31,7 +22,6 @@ import (
 
 	"github.com/lanyard-id/lanyard/internal/associations"
 	"github.com/lanyard-id/lanyard/internal/rolebindings"
-	"github.com/lanyard-id/lanyard/internal/sigv4"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
@@ -111,10 +101,7 @@ func (c *config) led(
 func (c *config) keys(
 	cfg aws.Config, core *corev1client.CoreV1Client, events record.EventRecorder, metrics *webhook.Metrics, log *slog.Logger,
 ) (*webhook.Keys, error) {
-	api := lanyardAPI{cfg: cfg, endpoint: os.Getenv("AWS_ENDPOINT_URL_LANYARD")}
-	if api.endpoint == "" {
-		api.endpoint = aws.ToString(cfg.BaseEndpoint)
-	}
+	api := newLanyardAPI(cfg)
 	if api.endpoint == "" {
 		return nil, errors.New("--push-keys needs Lanyard, and AWS has nothing like it: set AWS_ENDPOINT_URL")
 	}
@@ -163,61 +150,4 @@ func readKeys(ctx context.Context, api rest.Interface) (issuer string, jwks []by
 	}
 	jwks, err = get("/openid/v1/jwks")
 	return discovery.Issuer, jwks, err
-}
-
-// lanyardAPI is Lanyard's own API, which the SDK does not know.
-type lanyardAPI struct {
-	cfg      aws.Config
-	endpoint string // URL
-}
-
-// maxReply bounds an answer of it, in bytes.
-const maxReply = 1 << 20
-
-// updateKeys replaces the registered keys of a cluster, and returns the IDs of those that were.
-func (a lanyardAPI) updateKeys(ctx context.Context, cluster string, jwks []byte) (previous []string, err error) {
-	body, err := json.Marshal(map[string]string{"jwks": string(jwks)})
-	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPut,
-		strings.TrimSuffix(a.endpoint, "/")+"/lanyard/clusters/"+url.PathEscape(cluster)+"/keys", bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	credentials, err := a.cfg.Credentials.Retrieve(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("get credentials: %w", err)
-	}
-	hash := sha256.Sum256(body)
-	sigv4.Sign(r, sigv4.Credentials{
-		AccessKeyID:     credentials.AccessKeyID,
-		SecretAccessKey: sigv4.Secret(credentials.SecretAccessKey),
-		SessionToken:    credentials.SessionToken,
-	}, "lanyard", a.cfg.Region, hex.EncodeToString(hash[:]), time.Now())
-	client := a.cfg.HTTPClient // knows AWS_CA_BUNDLE
-	if client == nil {
-		client = http.DefaultClient
-	}
-	reply, err := client.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer reply.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(reply.Body, maxReply))
-	if err != nil {
-		return nil, fmt.Errorf("read the answer of %s: %w", r.URL.Host, err)
-	}
-	var answer struct {
-		Message        string
-		PreviousKeyIDs []string
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, fmt.Errorf("%s answers %s, but not as Lanyard does: %w", r.URL.Host, reply.Status, err)
-	}
-	if reply.StatusCode != http.StatusOK {
-		return nil, &smithy.GenericAPIError{Code: reply.Header.Get("X-Amzn-ErrorType"), Message: answer.Message}
-	}
-	return answer.PreviousKeyIDs, nil
 }

@@ -30,7 +30,7 @@ const tokenNode = "lanyard"
 const maxCertificates = 64 << 10
 
 // Extension returns the operations of Lanyard's own API that concern clusters: RegisterCluster, UpdateClusterKeys,
-// UpdateClusterEndpoint and CreateServiceAccountToken.
+// UpdateClusterEndpoint, CreateServiceAccountToken and GetEffectiveAssociation.
 func (s *Service) Extension() []awsapi.Operation {
 	return []awsapi.Operation{
 		awsapi.Op("RegisterCluster", s.registerCluster, s.registerClusterAccess),
@@ -40,6 +40,9 @@ func (s *Service) Extension() []awsapi.Operation {
 			onCluster(s, "lanyard:UpdateClusterEndpoint", func(in *updateClusterEndpointIn) string { return in.Name })),
 		awsapi.Op("CreateServiceAccountToken", s.createServiceAccountToken,
 			onCluster(s, "lanyard:CreateServiceAccountToken", func(in *createTokenIn) string { return in.Name })),
+		// It tells nothing that the list does not.
+		awsapi.Op("GetEffectiveAssociation", s.getEffectiveAssociation,
+			onCluster(s, "eks:ListPodIdentityAssociations", func(in *effectiveAssociationIn) string { return in.Name })),
 	}
 }
 
@@ -337,6 +340,38 @@ func tokenClaims(cluster *Cluster, in *createTokenIn, now, expires time.Time) ma
 		"kubernetes.io": kubernetes,
 		"sub":           "system:serviceaccount:" + in.Namespace + ":" + in.ServiceAccount,
 	}
+}
+
+type effectiveAssociationIn struct{ Name, Namespace, ServiceAccount string }
+
+type effectiveAssociationOut struct {
+	Association *effectiveAssociationShape // nil: none applies
+}
+
+type effectiveAssociationShape struct {
+	Namespace      string // may be a pattern
+	ServiceAccount string // may be a pattern
+	AssociationArn string
+	AssociationId  string
+}
+
+// getEffectiveAssociation tells which association applies to a service account: what EKS Auth would choose, also by a pattern, which the
+// filters of ListPodIdentityAssociations do not find. Who asks leaves a pod without credentials if there is none, so that none is confirmed.
+func (s *Service) getEffectiveAssociation(ctx context.Context, c *awsapi.Caller, in *effectiveAssociationIn) (*effectiveAssociationOut, error) {
+	cluster, err := s.FindCluster(ctx, c.Account, c.Region, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	if cluster == nil {
+		return nil, noSuchCluster(in.Name)
+	}
+	a, err := s.Association(ctx, cluster, in.Namespace, in.ServiceAccount)
+	if err != nil || a == nil {
+		return &effectiveAssociationOut{}, err
+	}
+	return &effectiveAssociationOut{Association: &effectiveAssociationShape{
+		Namespace: a.Namespace, ServiceAccount: a.ServiceAccount, AssociationArn: s.associationARN(c.Region, c.Account, in.Name, a.ID), AssociationId: a.ID,
+	}}, nil
 }
 
 // uuid prints 16 bytes, which may also come from a hash, as a UUID of version 4 (RFC 9562), which all of Kubernetes' are.

@@ -252,6 +252,42 @@ func TestEndpointsOfRegisteredClusters(t *testing.T) {
 	wantEndpoint("mine", "https://kubernetes.example.com/clusters/mine", two)
 }
 
+func TestTheEffectiveAssociation(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	r.hosted(t, "demo")
+	role := r.role(t, "app", trustPods)
+	named := r.associate(t, "demo", "team-a", "app", role)
+	pattern := r.associate(t, "demo", "team-*", "*", role)
+	webhook := r.user(t, "webhook", `{"Effect":"Allow","Action":"eks:ListPodIdentityAssociations","Resource":"arn:aws:eks:us-east-1:111122223333:cluster/demo"}`)
+	const path = "/lanyard/clusters/demo/effective-association"
+	for query, want := range map[string]string{
+		"?namespace=team-a&serviceAccount=app":   "team-a app " + *named.AssociationArn + " " + *named.AssociationId,
+		"?namespace=team-a&serviceAccount=other": "team-* * " + *pattern.AssociationArn + " " + *pattern.AssociationId,
+		"?namespace=web&serviceAccount=app":      "",
+	} {
+		out := must(webhook.call(t, "GET", path+query, ""))(t)
+		got := ""
+		if a, ok := out["association"].(map[string]any); ok {
+			got = fmt.Sprint(a["namespace"], " ", a["serviceAccount"], " ", a["associationArn"], " ", a["associationId"])
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", query, got, want)
+		}
+	}
+	for _, query := range []string{
+		"", "?namespace=web", "?serviceAccount=app", "?namespace=team-*&serviceAccount=*", "?namespace=a/b&serviceAccount=app", "?namespace=&serviceAccount=app",
+	} {
+		_, err := webhook.call(t, "GET", path+query, "")
+		wantRefused(t, err, "InvalidParameterException", "")
+	}
+	_, err := r.call(t, "GET", "/lanyard/clusters/nope/effective-association?namespace=web&serviceAccount=app", "")
+	wantRefused(t, err, "ResourceNotFoundException", "No cluster found for name: nope.")
+	stranger := r.user(t, "stranger", `{"Effect":"Allow","Action":"lanyard:*","Resource":"*"}`)
+	_, err = stranger.call(t, "GET", path+"?namespace=team-a&serviceAccount=app", "")
+	wantRefused(t, err, "AccessDeniedException", "")
+}
+
 func TestUpdateClusterKeysRefusals(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t)

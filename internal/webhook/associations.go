@@ -15,10 +15,9 @@ import (
 type AssociationsConfig struct {
 	// List returns all associations of the cluster. Required.
 	List func(context.Context) ([]subject.Subject, error)
-	// Find asks whether there is an association for exactly this service account, by its own names. Required.
+	// Find asks whether there is an association for this service account, by its own names, or by a pattern where there are such. Required.
 	Find func(context.Context, subject.Subject) (bool, error)
-	// Every is the time from one List to the next: how long a pattern takes to be seen that is made while pods are, and an
-	// association that is deleted. Required.
+	// Every is the time from one List to the next: how long an association takes to be forgotten that is deleted. Required.
 	Every time.Duration
 	// Timeout bounds a List and a Find. Required.
 	ListTimeout, FindTimeout time.Duration
@@ -65,7 +64,7 @@ func (a *Associations) Memory(namespace, serviceAccount string) bool {
 	return false
 }
 
-// Live asks whether the service account has an association by its own names, and keeps one that is found.
+// Live asks whether the service account has an association, and remembers that it has until the next list.
 func (a *Associations) Live(ctx context.Context, namespace, serviceAccount string) (bool, error) {
 	who := subject.Subject{Namespace: namespace, ServiceAccount: serviceAccount}
 	found, err := a.find.do(ctx, who)
