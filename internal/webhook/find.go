@@ -49,9 +49,12 @@ func (h *Handler) find(ctx context.Context, namespace, name string) finding {
 	if !annotated && h.Configured.Memory != nil {
 		f.configured = h.Configured.Memory(namespace, name)
 	}
+	lookUpAccount := f.account == nil || !annotated && !associated
+	lookUpAssociation := h.Associations != nil && !associated
+	lookUpConfigured := h.Configured.Live != nil && !annotated && !associated && f.configured == nil
 	var group sync.WaitGroup
 	var accountErr, associationErr, configuredErr error
-	if f.account == nil || !annotated && !associated {
+	if lookUpAccount {
 		group.Go(func() {
 			var live *corev1.ServiceAccount
 			if live, accountErr = h.Accounts.Live(ctx, namespace, name); accountErr == nil {
@@ -59,12 +62,12 @@ func (h *Handler) find(ctx context.Context, namespace, name string) finding {
 			}
 		})
 	}
-	if h.Associations != nil && !associated {
+	if lookUpAssociation {
 		group.Go(func() {
 			associated, associationErr = h.Associations.Live(ctx, namespace, name)
 		})
 	}
-	if h.Configured.Live != nil && !annotated && !associated && f.configured == nil {
+	if lookUpConfigured {
 		group.Go(func() {
 			f.configured, configuredErr = h.Configured.Live(ctx, namespace, name)
 		})
