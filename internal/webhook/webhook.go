@@ -34,6 +34,9 @@ const (
 	maxBody = 8 << 20
 	// bodyTimeout is how long a review may take to arrive; API servers wait 30 s at most for an answer.
 	bodyTimeout = 10 * time.Second
+	// answerMargin is how much sooner than an API server gives up it has its answer, or a tenth of the time if that is less: with
+	// failurePolicy Ignore it would make the pod without a word otherwise.
+	answerMargin = 500 * time.Millisecond
 )
 
 // Config is what a Handler needs.
@@ -101,7 +104,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (status int, bo
 	if err != nil {
 		return refuse(http.StatusBadRequest, err.Error())
 	}
-	review.Response = h.review(r.Context(), review.Request)
+	ctx, cancel := inTime(r)
+	defer cancel()
+	review.Response = h.review(ctx, review.Request)
 	review.Response.UID = review.Request.UID
 	review.Request = nil
 	body, err = json.Marshal(review)
@@ -109,6 +114,15 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request) (status int, bo
 		return refuse(http.StatusInternalServerError, "The answer cannot be encoded")
 	}
 	return http.StatusOK, body
+}
+
+// inTime returns the context of a request, which ends before the API server gives up: it says when, as the registration's timeoutSeconds.
+func inTime(r *http.Request) (context.Context, context.CancelFunc) {
+	timeout, err := time.ParseDuration(r.URL.Query().Get("timeout"))
+	if err != nil || timeout <= 0 {
+		return context.WithCancel(r.Context())
+	}
+	return context.WithTimeout(r.Context(), timeout-min(answerMargin, timeout/10))
 }
 
 // readReview reads a review in version v1 or v1beta1, which have the same members. Members that are unknown are those of a

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -587,6 +588,55 @@ func TestBothVersionsOfReviewsAreAnsweredInKind(t *testing.T) {
 		if got := send(t, h, body).APIVersion; got != version {
 			t.Errorf("%s is answered as %s", version, got)
 		}
+	}
+}
+
+// A lookup that takes longer than the API server waits is not waited for: the pod gets its warning, or its refusal.
+func TestAnswersComeBeforeTheAPIServerGivesUp(t *testing.T) {
+	for _, c := range []struct {
+		query      string
+		failClosed bool
+		want       time.Duration
+	}{
+		{"?timeout=10s", false, 9500 * time.Millisecond},
+		{"?timeout=1s", true, 900 * time.Millisecond},
+		{"?timeout=1h", false, time.Minute}, // that of the lookup
+		{"?timeout=-1s", false, time.Minute},
+		{"?timeout=soon", false, time.Minute},
+		{"", false, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m, _ := metrics(t)
+			h := webhook.New(webhook.Config{
+				Accounts: webhook.Accounts{
+					Memory: func(string, string) *corev1.ServiceAccount { return nil },
+					Live: func(ctx context.Context, _, _ string) (*corev1.ServiceAccount, error) {
+						select {
+						case <-ctx.Done():
+							return nil, ctx.Err()
+						case <-time.After(time.Minute):
+							return nil, errors.New("no answer")
+						}
+					},
+				},
+				FailClosed: c.failClosed, Metrics: m, Log: slog.New(slog.DiscardHandler),
+			})
+			r := httptest.NewRequest(http.MethodPost, webhook.Path+c.query, strings.NewReader(createReview(plainPod)))
+			r.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			start := time.Now()
+			h.ServeHTTP(w, r)
+			if took := time.Since(start); took != c.want {
+				t.Errorf("%q: answered after %s, want %s", c.query, took, c.want)
+			}
+			var review admissionv1.AdmissionReview
+			if err := json.Unmarshal(w.Body.Bytes(), &review); err != nil {
+				t.Fatal(err)
+			}
+			if got := review.Response; got.Allowed == c.failClosed || (len(got.Warnings) > 0) == c.failClosed {
+				t.Errorf("%q: got %+v", c.query, got)
+			}
+		})
 	}
 }
 
