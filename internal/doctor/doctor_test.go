@@ -308,6 +308,15 @@ func TestFirstBrokenLink(t *testing.T) {
 			unanswered(f)
 			f.Registration.Value.Webhooks[0].ClientConfig.CABundle = nil
 		}, "webhook's certificate", "caBundle of webhook pod-identity.lanyard.dev is empty", "kubectl rollout restart -n lanyard deployment/lanyard-webhook"},
+		{"the caBundle is empty, of a webhook in another namespace", irsa, func(f *doctor.Facts) {
+			unanswered(f)
+			c := &f.Registration.Value.Webhooks[0].ClientConfig
+			c.CABundle, c.Service.Namespace = nil, "identity"
+		}, "webhook's certificate", "is empty", "kubectl rollout restart -n identity deployment/lanyard-webhook"},
+		{"nobody answers in another namespace", eks, func(f *doctor.Facts) {
+			unanswered(f)
+			f.Registration.Value.Webhooks[0].ClientConfig.Service.Namespace = "identity"
+		}, "next pod", "gets nothing from the webhook", "kubectl logs -n identity deployment/lanyard-webhook"},
 		{"the caBundle is no certificate", irsa, func(f *doctor.Facts) {
 			unanswered(f)
 			f.Registration.Value.Webhooks[0].ClientConfig.CABundle = []byte("Cg==")

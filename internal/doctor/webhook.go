@@ -162,6 +162,14 @@ func service(f *Facts) *admissionv1.ServiceReference {
 	return nil
 }
 
+// home returns the webhook's namespace: that of its service, or the one that docs/install.md has, where no service is registered.
+func home(f *Facts) string {
+	if s := service(f); s != nil {
+		return s.Namespace
+	}
+	return "lanyard"
+}
+
 func byService(f *Facts) bool { return service(f) != nil }
 
 func checkService(f *Facts) Result {
@@ -185,8 +193,8 @@ func checkServing(f *Facts) Result {
 	if err != nil {
 		return unknown("", "The webhook's selectors could not be read: %s.", err)
 	}
-	restart := "Let the webhook write its certificates anew: `kubectl rollout restart -n lanyard deployment/lanyard-webhook`; with " +
-		"cert-manager, see that its CA injector runs."
+	restart := fmt.Sprintf("Let the webhook write its certificates anew: `kubectl rollout restart -n %s deployment/lanyard-webhook`; with "+
+		"cert-manager, see that its CA injector runs.", home(f))
 	for _, w := range asked {
 		bundle := w.ClientConfig.CABundle
 		if len(bundle) == 0 {
@@ -249,14 +257,14 @@ func checkDryRun(f *Facts) Result {
 		}
 		return r
 	}
-	logs := fmt.Sprintf("See `kubectl logs -n lanyard deployment/lanyard-webhook`: it tells of service account %s/%s.", f.Namespace, f.account())
+	logs := fmt.Sprintf("See `kubectl logs -n %s deployment/lanyard-webhook`: it tells of service account %s/%s.", home(f), f.Namespace, f.account())
 	switch {
 	case d.Pod == nil && strings.Contains(d.Refusal, "failed calling webhook") && strings.Contains(d.Refusal, "x509:"):
-		return f.suffers("Let the webhook write its certificates anew: `kubectl rollout restart -n lanyard deployment/lanyard-webhook`.",
+		return f.suffers(fmt.Sprintf("Let the webhook write its certificates anew: `kubectl rollout restart -n %s deployment/lanyard-webhook`.", home(f)),
 			"The API server does not trust the webhook's certificate, and refuses pods: %s.", d.Refusal)
 	case d.Pod == nil && strings.Contains(d.Refusal, "failed calling webhook"):
-		return f.suffers("See that the webhook runs, and that the API server reaches it: `kubectl get pods -n lanyard` and `kubectl logs -n "+
-			"lanyard deployment/lanyard-webhook`.",
+		return f.suffers(fmt.Sprintf("See that the webhook runs, and that the API server reaches it: `kubectl get pods -n %s` and `kubectl logs -n "+
+			"%[1]s deployment/lanyard-webhook`.", home(f)),
 			"The API server cannot ask the webhook, and refuses pods: %s.", d.Refusal)
 	case d.Pod == nil:
 		return unknown("", "Such a pod would be refused, so that nothing can be told about the webhook: %s.", d.Refusal)
@@ -268,8 +276,8 @@ func checkDryRun(f *Facts) Result {
 			f.applies().Whom.Namespace, f.applies().Whom.ServiceAccount))
 	case !f.settings().Mutated(d.Pod, f.due()) && f.due() != 0:
 		if f.Registration.Value != nil && len(podWebhooks(f)) > 0 && len(d.Warnings) == 0 {
-			return warnings(f.suffers("See that the webhook runs and that the API server reaches it and trusts its certificate: `kubectl get "+
-				"pods -n lanyard`, then `kubectl logs -n lanyard deployment/lanyard-webhook`.",
+			return warnings(f.suffers(fmt.Sprintf("See that the webhook runs and that the API server reaches it and trusts its certificate: `kubectl get "+
+				"pods -n %s`, then `kubectl logs -n %[1]s deployment/lanyard-webhook`.", home(f)),
 				"A pod that is made today gets nothing from the webhook: with failurePolicy Ignore, the API server does without one that it "+
 					"cannot reach or trust."))
 		}
