@@ -143,14 +143,12 @@ func readRoots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil // the system's
 	}
-	text, err := os.ReadFile(file)
+	text, err := readCertificates(file)
 	if err != nil {
-		return nil, fmt.Errorf("read certificates: %w", err)
+		return nil, err
 	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read certificates: %s holds none", file)
-	}
+	roots.AppendCertsFromPEM(text)
 	return roots, nil
 }
 
