@@ -60,7 +60,7 @@ var releases = map[string]string{
 	"labels, places and a registry": `
 clusterName: demo
 image: {registry: registry.example.com/lanyard, tag: v9, pullPolicy: Never, pullSecrets: [pull]}
-labels: {team: identity}
+labels: {team: identity, app.kubernetes.io/component: identity}
 annotations: {contact: identity@example.com}
 server: &pods
   podLabels: {a: b}
@@ -635,6 +635,8 @@ func TestRefusedValuesSayWhatToDo(t *testing.T) {
 		{"access to AWS's clusters", "clusterName: demo\nissuer: aws\nserver: {enabled: false}\naccess: {enabled: true}", "access.enabled: only Lanyard answers"},
 		{"access without the webhook", "clusterName: demo\nwebhook: {enabled: false}\naccess: {enabled: true}", "access.enabled: the webhook keeps"},
 		{"a cluster that waits for itself", "clusterName: demo\nwebhook: {failurePolicy: Fail, exceptNamespaces: [kube-flannel]}", "leave kube-system in it with failurePolicy: Fail"},
+		{"a label of the chart's own", "clusterName: demo\nlabels: {app.kubernetes.io/version: v1}", "labels: app.kubernetes.io/version is the chart's own"},
+		{"a pod that is not found by its name", "clusterName: demo\nwebhook: {podLabels: {app.kubernetes.io/name: mine}}", "webhook.podLabels: app.kubernetes.io/name is the chart's own"},
 		{"an account that is a number", "clusterName: demo\naccount: 111122223333", "at '/account': got number, want string"},
 		{"a short account", "clusterName: demo\naccount: \"1111\"", "at '/account': '1111' does not match pattern"},
 		{"a place for a region", "clusterName: demo\nregion: Frankfurt", "at '/region'"},
