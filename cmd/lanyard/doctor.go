@@ -40,24 +40,19 @@ func newDoctorCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor -n NAMESPACE {POD | -s SERVICE_ACCOUNT | --all}",
 		Short: "Say which link between a pod and its AWS credentials is broken, and what mends it",
-		Long: `Follow the chain that gives a pod its credentials, link by link: its service account, the webhook, what the containers were given, the token, the
-association or the OIDC provider, the role and its trust policy, the agent on its node,
-	and what else is in the pod that SDKs would take instead. For
-the first link that is broken it says what mends it. With -s the chain is that of a pod that does not exist yet; with --all,
-	there is a line for each
-pod that should have an identity, in the namespace or in all of them.
+		Long: `Follow the chain that gives a pod its credentials, link by link: its service account, the webhook, what the containers were given, the token,
+the association or the OIDC provider, the role and its trust policy, the agent on its node, and what else is in the pod that SDKs would take
+instead. For the first link that is broken it says what mends it. With -s the chain is that of a pod that does not exist yet; with --all, there is
+a line for each pod that should have an identity, in the namespace or in all of them.
 
-Nothing is changed. What a pod would be given today is found out by a dry run,
-	which the API server does not keep. A short-lived token of the service
-account is asked for, and credentials with it, which are thrown away; --call=false leaves that out. With --exec,
-	the token in the pod is read instead,
-by kubectl. Tokens, credentials and the values of secrets are never printed.
+Nothing is changed. What a pod would be given today is found out by a dry run, which the API server does not keep. A short-lived token of the
+service account is asked for, and credentials with it, which are thrown away; --call=false leaves that out. With --exec, the token in the pod is
+read instead, by kubectl. Tokens, credentials and the values of secrets are never printed.
 
 What the caller may not read is told, with the right that is missing. All that is needed: at the Kubernetes API server to get the pod, the service
-account, the namespace, services, the MutatingWebhookConfiguration,
-	and secrets and config maps that containers take their environment from; to list
-pods, endpointslices and networkpolicies; to create pods (for the dry run alone) and serviceaccounts/token; and to get pods/proxy of the agent's
-namespace. At AWS or Lanyard: eks:DescribeCluster, eks:ListPodIdentityAssociations, eks:DescribePodIdentityAssociation, iam:GetRole,
+account, the namespace, services, the MutatingWebhookConfiguration, and secrets and config maps that containers take their environment from; to
+list pods, endpointslices and networkpolicies; to create pods (for the dry run alone) and serviceaccounts/token; and to get pods/proxy of the
+agent's namespace. At AWS or Lanyard: eks:DescribeCluster, eks:ListPodIdentityAssociations, eks:DescribePodIdentityAssociation, iam:GetRole,
 iam:GetOpenIDConnectProvider and eks-auth:AssumeRoleForPodIdentity.
 
 The exit status is 0 if no link is broken, 3 if one is, and 1 if it cannot be told.`,
@@ -228,10 +223,19 @@ func publishedBy(ctx context.Context, issuer string, asAWS bool, cfg aws.Config)
 	return p
 }
 
-// maxToken bounds what is read of a file in a pod.
+// maxToken bounds what is read of a file in a pod, in bytes.
 const maxToken = 64 << 10
 
-// readInside reads a file in a container by kubectl, which has the streaming protocols and the plugins for it.
+// beginning is a writer that keeps the first maxToken bytes.
+type beginning struct{ text strings.Builder }
+
+func (b *beginning) Write(p []byte) (int, error) {
+	b.text.Write(p[:min(len(p), maxToken-b.text.Len())])
+	return len(p), nil
+}
+
+// readInside reads a file in a container by kubectl, which has the streaming protocols and the plugins for it. What the file is the pod
+// says, so that it may have no end, or nothing to read.
 func (q *consultation) readInside(ctx context.Context, namespace, pod, container, file string) ([]byte, error) {
 	args := []string{"exec", "--namespace", namespace, pod, "--container", container}
 	if q.kubeconfig != "" {
@@ -240,8 +244,10 @@ func (q *consultation) readInside(ctx context.Context, namespace, pod, container
 	if q.kubeContext != "" {
 		args = append(args, "--context", q.kubeContext)
 	}
+	ctx, cancel := context.WithTimeout(ctx, kubernetesTimeout)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, "kubectl", append(args, "--", "cat", file)...)
-	var errs strings.Builder
+	var errs beginning
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -250,9 +256,16 @@ func (q *consultation) readInside(ctx context.Context, namespace, pod, container
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("run kubectl: %w", err)
 	}
-	text, readErr := io.ReadAll(io.LimitReader(out, maxToken))
-	if err := cmp.Or(readErr, cmd.Wait()); err != nil {
-		line, _, _ := strings.Cut(strings.TrimSpace(errs.String()), "\n")
+	text, readErr := readAtMost(out, maxToken)
+	if readErr != nil {
+		cancel() // kubectl may wait for somebody to read the rest
+	}
+	err = cmd.Wait()
+	if readErr != nil {
+		return nil, fmt.Errorf("read %s in container %s: %w", file, container, readErr)
+	}
+	if err != nil {
+		line, _, _ := strings.Cut(strings.TrimSpace(errs.text.String()), "\n")
 		return nil, fmt.Errorf("kubectl exec: %s", cmp.Or(line, err.Error()))
 	}
 	return text, nil
