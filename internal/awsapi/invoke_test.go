@@ -1,16 +1,19 @@
 package awsapi_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/policy"
 )
@@ -32,6 +35,7 @@ func TestInvoke(t *testing.T) {
 	hours := int32(3600)
 	var seen *awsapi.Caller
 	var asked []string
+	var trail bytes.Buffer
 	getRole := awsapi.Op("GetRole", func(_ context.Context, c *awsapi.Caller, in *invokedIn) (*invokedOut, error) {
 		seen = c
 		switch in.RoleName {
@@ -62,14 +66,16 @@ func TestInvoke(t *testing.T) {
 			}
 			return policy.Decision{Allowed: !strings.HasSuffix(a.Resource, "/forbidden")}
 		},
-		Log: slog.New(slog.DiscardHandler),
+		Audit: audit.NewWriter(&trail),
+		Log:   slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	caller := &awsapi.Caller{
 		Identity:  awsapi.Identity{Kind: policy.User, Account: "111122223333", ARN: "arn:aws:iam::111122223333:user/ann"},
-		RequestID: "outer", Service: "cloudformation", Operation: "CreateStack", Region: "us-east-1",
+		RequestID: "outer", Service: "cloudformation", Operation: "CreateStack", Region: "us-east-1", SourceIP: netip.MustParseAddr("192.0.2.1"),
+		UserAgent: "aws-cli", Secure: true, TLSVersion: "TLSv1.3", TLSCipher: "TLS_AES_128_GCM_SHA256",
 	}
 	invoke := func(in map[string]any) (map[string]any, error) {
 		return handler.Invoke(t.Context(), caller, "iam", "GetRole", in)
@@ -91,6 +97,14 @@ func TestInvoke(t *testing.T) {
 	}
 	if caller.Service != "cloudformation" || caller.RequestID != "outer" {
 		t.Errorf("the caller was changed: %+v", caller)
+	}
+	record, err := audit.Decode(strings.TrimSpace(trail.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const service = "cloudformation.amazonaws.com"
+	if record.Identity.ARN != caller.ARN || record.Identity.InvokedBy != service || record.SourceIP != service || record.UserAgent != service || record.TLS != nil {
+		t.Errorf("the record is %s, want a call by the service for the user", record.Text)
 	}
 	keys := strings.Join(asked, " ")
 	for _, key := range []string{

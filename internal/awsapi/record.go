@@ -27,6 +27,10 @@ func NewRecord(c *Caller, service, operation string) *audit.Event {
 	if c.Secure && c.TLSVersion != "" {
 		e.TLS = &audit.TLS{Version: c.TLSVersion, Cipher: c.TLSCipher, Host: c.Host}
 	}
+	if c.Via != "" { // the call came from the service (CloudTrail User Guide, "sourceIPAddress" and "invokedBy")
+		service := c.Via + viaSuffix
+		e.Identity.InvokedBy, e.SourceIP, e.UserAgent, e.TLS = service, service, service, nil
+	}
 	e.Lanyard.Subject, e.Lanyard.Pod = podOf(c.Session)
 	switch service {
 	case "sts":
