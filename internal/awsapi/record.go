@@ -297,15 +297,16 @@ func (w *recordWriter) element(b []byte, k *codec, v reflect.Value, name string)
 // isSecret names members that are secret although not every model says so.
 func isSecret(name string) bool {
 	switch strings.ToLower(name) {
-	case "token", "sessiontoken", "secretaccesskey", "webidentitytoken", "password", "privatekey":
+	case "token", "sessiontoken", "webidentitytoken", "password", "privatekey":
 		return true
 	}
 	return false
 }
 
-// isLeftOut names members that are not in records at all: of a stack's parameters there are the keys alone, since the template may
-// say NoEcho of any (CloudFormation User Guide, "Logging AWS CloudFormation API calls with AWS CloudTrail").
-func isLeftOut(name string) bool { return name == "ParameterValue" }
+// isLeftOut names members that are not in records at all. Of credentials there is no secret (CloudTrail User Guide and IAM User Guide,
+// "Logging IAM and AWS STS API calls with AWS CloudTrail"). Of a stack's parameters there are the keys alone, since the template may say
+// NoEcho of any (CloudFormation User Guide, "Logging AWS CloudFormation API calls with AWS CloudTrail").
+func isLeftOut(name string) bool { return name == "SecretAccessKey" || name == "ParameterValue" }
 
 // lowerCamel is the name of a member in a record.
 func lowerCamel(name string) string {

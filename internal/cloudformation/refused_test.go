@@ -369,6 +369,9 @@ func TestSecretsAreNotStoredInTheClear(t *testing.T) {
 	if got, want := strings.Count(trail.String(), `"parameters":[{"parameterKey":"Note"}]`), 3; got != want {
 		t.Errorf("%d records have the parameter's name, want %d", got, want)
 	}
+	if strings.Contains(trail.String(), "secretAccessKey") {
+		t.Error("the trail has the member secretAccessKey")
+	}
 	for _, hidden := range []string{"a-note-to-be-hidden", "hidden-still", "hidden-again", secret} {
 		for _, e := range entries {
 			if strings.Contains(string(e.Value), hidden) {
@@ -396,7 +399,10 @@ func TestChangeSetThatCreates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantStatus(t, r.stack(t, "app"), cfntypes.StackStatusReviewInProgress)
+	st := r.stack(t, "app")
+	wantStatus(t, st, cfntypes.StackStatusReviewInProgress)
+	_, err = c.UpdateStack(ctx, &awscfn.UpdateStackInput{StackName: aws.String("app"), TemplateBody: in.TemplateBody, Capabilities: namedIAM})
+	wantRefused(t, err, "ValidationError", "Stack:"+*st.StackId+" is in REVIEW_IN_PROGRESS state and can not be updated.")
 	in.ChangeSetName = aws.String("second")
 	if _, err := c.CreateChangeSet(ctx, in); err != nil {
 		t.Fatal(err)

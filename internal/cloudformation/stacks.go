@@ -313,7 +313,7 @@ func (st *stackRow) latest() int { return cmp.Or(st.Current, st.Next) }
 
 func (s *Service) updateStack(ctx context.Context, c *awsapi.Caller, in *updateStackIn) (*stackOut, error) {
 	st, ok := s.findStack(c, in.StackName)
-	if !ok || st.Status == deleteComplete || st.Status == reviewInProgress {
+	if !ok || st.Status == deleteComplete {
 		return nil, invalid("Stack [%s] does not exist", clip(in.StackName))
 	}
 	if again, err := st.repeated(in.ClientRequestToken, updateKind); again || err != nil {
