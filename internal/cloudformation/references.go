@@ -2,6 +2,7 @@ package cloudformation
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -40,6 +41,7 @@ func asCall(object map[string]any, inCondition bool) (call, bool, error) {
 type references struct {
 	t           *template
 	block       string // of the template, for error texts
+	at          string // where in the template the visit is, for error texts
 	inCondition bool
 	noResources string // why resources cannot be referred to; empty when they can
 	resources   map[string]bool
@@ -49,14 +51,14 @@ type references struct {
 func (r *references) visit(v any) error {
 	switch v := v.(type) {
 	case nil:
-		return invalid("Template format error: [/%s] 'null' values are not allowed in templates", r.block)
+		return invalid("Template format error: [%s] 'null' values are not allowed in templates", clip(r.at))
 	case string:
 		if i := strings.Index(v, "{{resolve:"); i >= 0 {
 			return invalid("Template error: this server does not support dynamic references: %s", clip(v[i:]))
 		}
 	case []any:
-		for _, item := range v {
-			if err := r.visit(item); err != nil {
+		for i, item := range v {
+			if err := r.visitAt(strconv.Itoa(i), item); err != nil {
 				return err
 			}
 		}
@@ -69,12 +71,20 @@ func (r *references) visit(v any) error {
 			return r.visitCall(c)
 		}
 		for _, name := range sortedKeys(v) {
-			if err := r.visit(v[name]); err != nil {
+			if err := r.visitAt(name, v[name]); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// visitAt visits what is below a name or an index.
+func (r *references) visitAt(name string, v any) error {
+	before := r.at
+	r.at += "/" + name
+	defer func() { r.at = before }()
+	return r.visit(v)
 }
 
 func (r *references) visitCall(c call) error {
@@ -328,7 +338,7 @@ func notInVariable(r rune) bool {
 func (t *template) checkReferences(map[string]any) error {
 	within := map[string][]string{}
 	for _, name := range sortedKeys(t.conditions) {
-		r := &references{t: t, block: "Conditions", inCondition: true, conditions: map[string]bool{}}
+		r := &references{t: t, block: "Conditions", at: "/Conditions/" + name, inCondition: true, conditions: map[string]bool{}}
 		if err := r.visit(t.conditions[name]); err != nil {
 			return err
 		}
@@ -343,7 +353,7 @@ func (t *template) checkReferences(map[string]any) error {
 	needs := map[string][]string{}
 	for _, id := range sortedKeys(t.resources) {
 		res := t.resources[id]
-		r := &references{t: t, block: "Resources", resources: map[string]bool{}, conditions: map[string]bool{}}
+		r := &references{t: t, block: "Resources", at: "/Resources/" + id + "/Properties", resources: map[string]bool{}, conditions: map[string]bool{}}
 		if err := r.visitWhole(res.condition, res.properties); err != nil {
 			return err
 		}
@@ -363,7 +373,7 @@ func (t *template) checkReferences(map[string]any) error {
 	}
 	for _, id := range sortedKeys(t.outputs) {
 		o := t.outputs[id]
-		r := &references{t: t, block: "Outputs", resources: map[string]bool{}, conditions: map[string]bool{}}
+		r := &references{t: t, block: "Outputs", at: "/Outputs/" + id + "/Value", resources: map[string]bool{}, conditions: map[string]bool{}}
 		if err := r.visitWhole(o.condition, o.value); err != nil {
 			return err
 		}

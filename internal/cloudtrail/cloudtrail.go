@@ -307,7 +307,7 @@ func (s *Service) isTrail(c *awsapi.Caller, name string) (bool, error) {
 		}
 		return name == s.trailARN(c.Account), nil
 	}
-	if name == "" || len(name) > 128 {
+	if len(name) < 3 || len(name) > 128 {
 		return false, awsapi.Errorf("InvalidTrailNameException", "A trail's name must have between 3 and 128 characters.")
 	}
 	return name == trailName && c.Region == s.region, nil

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -243,13 +244,13 @@ func TestTheTrailIsDescribed(t *testing.T) {
 	s := newServer(t)
 	const arn = "arn:aws:cloudtrail:us-east-1:" + account + ":trail/lanyard"
 	c := s.client(account, "us-east-1")
-	for _, in := range []*awscloudtrail.DescribeTrailsInput{nil, {TrailNameList: []string{"x", "lanyard"}}, {TrailNameList: []string{arn}}} {
+	for _, in := range []*awscloudtrail.DescribeTrailsInput{nil, {TrailNameList: []string{"other", "lanyard"}}, {TrailNameList: []string{arn}}} {
 		out, err := c.DescribeTrails(t.Context(), in)
 		if err != nil || len(out.TrailList) != 1 || *out.TrailList[0].TrailARN != arn || *out.TrailList[0].HomeRegion != "us-east-1" {
 			t.Errorf("%+v: %+v, %v", in, out, err)
 		}
 	}
-	out, err := c.DescribeTrails(t.Context(), &awscloudtrail.DescribeTrailsInput{TrailNameList: []string{"x"}})
+	out, err := c.DescribeTrails(t.Context(), &awscloudtrail.DescribeTrailsInput{TrailNameList: []string{"other"}})
 	if err != nil || len(out.TrailList) != 0 {
 		t.Errorf("a trail that is not there: %+v, %v", out, err)
 	}
@@ -264,8 +265,13 @@ func TestTheTrailIsDescribed(t *testing.T) {
 	if err != nil || !*status.IsLogging || status.LatestDeliveryError != nil {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	if _, err := c.GetTrailStatus(t.Context(), &awscloudtrail.GetTrailStatusInput{Name: aws.String("x")}); code(err) != "TrailNotFoundException" {
-		t.Errorf("a trail that is not there: %v", err)
+	for name, want := range map[string]string{
+		"other": "TrailNotFoundException", "ab": "InvalidTrailNameException", strings.Repeat("x", 129): "InvalidTrailNameException",
+		"arn:aws:cloudtrail": "CloudTrailARNInvalidException",
+	} {
+		if _, err := c.GetTrailStatus(t.Context(), &awscloudtrail.GetTrailStatusInput{Name: &name}); code(err) != want {
+			t.Errorf("the trail %.20s: %v, want %s", name, err, want)
+		}
 	}
 	// Of another Region the trail is known by its ARN only.
 	if _, err := s.client(account, "eu-west-1").GetTrailStatus(t.Context(), &awscloudtrail.GetTrailStatusInput{Name: aws.String("lanyard")}); code(err) != "TrailNotFoundException" {
