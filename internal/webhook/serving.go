@@ -228,7 +228,7 @@ func (s *Serving) authorities(ctx context.Context, now time.Time) (Authorities, 
 	}
 	have, err := parseAuthorities(secret.Data)
 	if err != nil {
-		return Authorities{}, fmt.Errorf("read secret %s: %w", s.c.Secret, err)
+		return Authorities{}, fmt.Errorf("read secret %s: %w (another is made once it is deleted)", s.c.Secret, err)
 	}
 	a, changed, err := advance(have, now)
 	if err != nil || !changed {
