@@ -219,15 +219,19 @@ func (in *installation) eventually(what string, f func(context.Context) error) {
 	in.Helper()
 	ctx, cancel := context.WithTimeout(in.Context(), patience)
 	defer cancel()
+	var last error
 	for tick := time.Tick(100 * time.Millisecond); ; {
 		err := f(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil { // else it may be about the end only
+			last = err
+		}
 		select {
 		case <-tick:
 		case <-ctx.Done():
-			in.Fatalf("%s: %v", what, err)
+			in.Fatalf("%s: %v", what, last)
 		}
 	}
 }

@@ -36,9 +36,9 @@ type config struct {
 	ListenTLS string `yaml:"listenTLS"`
 	// ListenProbes is the address of /healthz and /readyz; empty for none.
 	ListenProbes string `yaml:"listenProbes"`
-	// StopDelay is for how long the server goes on serving when it is told to stop, while /readyz says that it will: so that other
-	// replicas are sent what is new. With an embedded store there are none, and it stops at once.
-	StopDelay time.Duration `yaml:"stopDelay"`
+	// StopDelay is for how long the server goes on serving when it is told to stop, while /readyz says that it will: so that load balancers
+	// turn to other replicas. When nil it is 5 s, or nothing with an embedded store, which has no other replicas.
+	StopDelay *time.Duration `yaml:"stopDelay"`
 	// TLS names the certificate for HTTPS, in PEM, which is read again when it changes; or the authority that certificates are made by.
 	TLS tlsConfig `yaml:"tls"`
 	// Etcd is the cluster that replicas share. Without endpoints, the store is embedded and there can be one replica.
@@ -90,15 +90,18 @@ func readConfig(file string) (config, error) {
 }
 
 func parseConfig(file string, text []byte) (config, error) {
-	c := config{DataDir: "/var/lib/lanyard", Account: "111122223333", Region: "us-east-1", ListenProbes: "127.0.0.1:4568", StopDelay: 5 * time.Second}
+	c := config{DataDir: "/var/lib/lanyard", Account: "111122223333", Region: "us-east-1", ListenProbes: "127.0.0.1:4568"}
 	c.Log.Level, c.Log.Format = "info", "json"
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return config{}, fmt.Errorf("read configuration %s: %w", file, err)
 	}
-	if len(c.Etcd.Endpoints) == 0 {
-		c.StopDelay = 0
+	if c.StopDelay == nil {
+		c.StopDelay = new(time.Duration)
+		if len(c.Etcd.Endpoints) > 0 {
+			*c.StopDelay = 5 * time.Second
+		}
 	}
 	if err := c.validate(); err != nil {
 		return config{}, fmt.Errorf("configuration %s:\n%w", file, err)
@@ -122,7 +125,7 @@ func (c *config) validate() error {
 		message string
 	}{
 		{c.DataDir == "", "dataDir: must be set"},
-		{c.StopDelay < 0, "stopDelay: must not be negative"},
+		{*c.StopDelay < 0, "stopDelay: must not be negative"},
 		{!arn.ValidAccountID(c.Account), "account: must have 12 digits"},
 		{!goodRegion, "region: must be a region of AWS, such as us-east-1"},
 		{!goodIssuer, "issuerURL: must be an https URL without a path, such as https://issuer.example.com"},

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const good = `
@@ -28,6 +29,7 @@ func TestConfig(t *testing.T) {
 		{"hosts that are none", good + "listenTLS: :443\ntls: {caCertFile: a, caKeyFile: b, hosts: ['*', 'https://a']}\n", []string{"tls.hosts:"}},
 		{"an issuer is served over HTTPS", strings.Replace(good, "https:", "http:", 1), []string{"issuerURL:"}},
 		{"an upstream needs a key", good + "s3: {upstream: {endpoint: https://s3.example.com}}\n", []string{"s3.upstream:"}},
+		{"a stop before it is told", good + "stopDelay: -1s\n", []string{"stopDelay: must not be negative"}},
 		{"a trust guard", good + "trustGuard: deny\n", nil},
 		{"a trust guard that is none", good + "trustGuard: maybe\n", []string{"trustGuard: must be off, warn or deny"}},
 		{"token reviews", good + "tokenReview: {every: 30s, clusters: {one: {kubeconfig: /k}, two: {inCluster: true}}}\n", nil},
@@ -52,5 +54,22 @@ func TestConfig(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Where there may be other replicas they are given time to be turned to.
+func TestStopDelay(t *testing.T) {
+	shared := good + "masterKeyFile: /key\netcd: {endpoints: [https://a:2379]}\n"
+	for text, want := range map[string]time.Duration{
+		good: 0, good + "stopDelay: 8s\n": 8 * time.Second,
+		shared: 5 * time.Second, shared + "stopDelay: 0s\n": 0,
+	} {
+		c, err := parseConfig("server.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *c.StopDelay != want {
+			t.Errorf("%s\nstops %v late, want %v", text, *c.StopDelay, want)
+		}
 	}
 }

@@ -182,7 +182,7 @@ func run(
 	for _, s := range servers {
 		log.Info("listening", "server", s.Name, "address", s.Addr())
 	}
-	serving, stopServing := daemon.Linger(ctx, c.StopDelay)
+	serving, stopServing := daemon.Linger(ctx, *c.StopDelay)
 	defer stopServing()
 	return daemon.Serve(serving, log, servers...)
 }

@@ -36,6 +36,7 @@ localhost
   "masterKeyFile" "/etc/lanyard/keys/master.key"
   "trustGuard" $v.trustGuard
   "maxAssociations" (int $v.maxAssociations)
+  "stopDelay" "8s"
   "log" $v.log
 -}}
 {{- if $v.tls.existingSecret -}}
