@@ -72,7 +72,9 @@ func (m *movers) want(status int, steps []string, args ...string) (printed strin
 // state is all that the command may change.
 func (m *movers) state() map[string]string {
 	m.Helper()
-	all := map[string]string{"service accounts": string(m.k.must(http.MethodGet, "/api/v1/namespaces/web/serviceaccounts", ""))}
+	var accounts struct{ Items json.RawMessage } // without the version of the list, which any write to the API server's store changes
+	read(m.T, m.k.must(http.MethodGet, "/api/v1/namespaces/web/serviceaccounts", ""), &accounts)
+	all := map[string]string{"service accounts": string(accounts.Items)}
 	for _, name := range m.roles {
 		all["role "+name] = m.trust(name)
 	}
