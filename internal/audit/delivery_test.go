@@ -114,12 +114,14 @@ func unzip(t testing.TB, gzipped []byte) []byte {
 	return text
 }
 
-// delivering has the store delivered until the function that it returns is called.
+// delivering has the store delivered until the function that it returns is called. What is recorded before the virtual time passes is of one
+// batch: the deliverer has looked once when it returns.
 func delivering(t testing.TB, s audit.Outbox, b *bucket, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	d := audit.NewDeliverer(audit.DelivererConfig{Outbox: s, Bucket: "b", Prefix: "p/q", Put: b.put, Log: log})
 	var running sync.WaitGroup
 	running.Go(func() { d.Run(ctx) })
+	synctest.Wait()
 	return func() {
 		cancel()
 		running.Wait()
