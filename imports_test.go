@@ -14,7 +14,7 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/handover", "internal/localca", "internal/accesspolicy"},
+	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/lanyardapi", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/handover", "internal/localca", "internal/accesspolicy"},
 	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/tokenreview", "internal/oidc"},
 	{"internal/awsapi"},
 	{"internal/cloudtrail", "internal/iam", "internal/eks", "internal/cloudformation", "internal/awstest"},
@@ -37,10 +37,10 @@ var rooms = []struct {
 	{"github.com/jackc/", []string{"internal/audit/postgres", "test"}, true},
 	{"k8s.io/", []string{"internal/podspec", "internal/webhook", "internal/associations", "internal/rolebindings", "internal/doctor", "cmd/", "deploy", "test"}, true},
 	{"net/http", []string{
-		"internal/idtoken", "internal/tokenreview", "internal/oidc", "internal/sigv4", "internal/awsapi", "internal/awstest", "internal/gateway", "internal/agent", "internal/intercept",
+		"internal/idtoken", "internal/tokenreview", "internal/oidc", "internal/sigv4", "internal/lanyardapi", "internal/awsapi", "internal/awstest", "internal/gateway", "internal/agent", "internal/intercept",
 		"internal/webhook", "internal/kubeaccess", "internal/daemon", "internal/controlplane", "internal/doctor", "cmd/", "test",
 	}, true},
-	{"github.com/aws/", []string{"internal/awstest", "internal/associations", "internal/rolebindings", "internal/doctor", "cmd/", "test"}, true},
+	{"github.com/aws/", []string{"internal/lanyardapi", "internal/awstest", "internal/associations", "internal/rolebindings", "internal/doctor", "cmd/", "test"}, true},
 }
 
 type pkg struct {

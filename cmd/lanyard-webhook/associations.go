@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"time"
@@ -15,6 +18,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 	"github.com/lanyard-id/lanyard/internal/subject"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
@@ -38,7 +42,7 @@ func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log
 		if err != nil {
 			return nil, err
 		}
-		e := eksAssociations{client: eks.NewFromConfig(cfg), lanyard: newLanyardAPI(cfg), cluster: c.cluster}
+		e := eksAssociations{client: eks.NewFromConfig(cfg), lanyard: newLanyard(cfg), cluster: c.cluster}
 		settings.List, settings.Find = e.list, e.find
 	default:
 		return nil, nil
@@ -61,7 +65,7 @@ func loadAWS(ctx context.Context, options ...func(*awsconfig.LoadOptions) error)
 // eksAssociations asks the EKS API, AWS's or Lanyard's.
 type eksAssociations struct {
 	client  *eks.Client
-	lanyard lanyardAPI
+	lanyard lanyardapi.Client // without an endpoint where AWS is asked
 	cluster string
 }
 
@@ -69,16 +73,31 @@ func (e eksAssociations) list(ctx context.Context) ([]subject.Subject, error) {
 	return e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, MaxResults: aws.Int32(100)})
 }
 
+// newLanyard is the client of Lanyard's own API. It has no endpoint where AWS is asked.
+func newLanyard(cfg aws.Config) lanyardapi.Client {
+	return lanyardapi.Client{Config: cfg, Endpoint: cmp.Or(os.Getenv("AWS_ENDPOINT_URL_LANYARD"), aws.ToString(cfg.BaseEndpoint))}
+}
+
 // find asks Lanyard which association applies, which may be a pattern. AWS has none of these, and can only be asked for those of a name.
 func (e eksAssociations) find(ctx context.Context, who subject.Subject) (bool, error) {
-	if e.lanyard.endpoint != "" {
-		found, err := e.lanyard.associated(ctx, e.cluster, who)
+	if e.lanyard.Endpoint != "" {
+		query := url.Values{"namespace": {who.Namespace}, "serviceAccount": {who.ServiceAccount}}
+		var answer struct {
+			Association *struct{ AssociationID string }
+		}
+		err := e.lanyard.Do(ctx, http.MethodGet, lanyardapi.ClusterPath(e.cluster, "/effective-association?"+query.Encode()), nil, &answer)
 		if !unasked(err) {
-			return found, err
+			return answer.Association != nil, err
 		}
 	}
 	list, err := e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, Namespace: &who.Namespace, ServiceAccount: &who.ServiceAccount})
 	return slices.Contains(list, who), err
+}
+
+// unasked reports whether an error may be the answer of something that does not know the question: of AWS, or of an earlier version of Lanyard.
+func unasked(err error) bool {
+	answer, ok := errors.AsType[*lanyardapi.AnswerError](err)
+	return ok && (answer.Status < 500 && answer.Status != http.StatusTooManyRequests || answer.Status == http.StatusNotImplemented)
 }
 
 func (e eksAssociations) all(ctx context.Context, in *eks.ListPodIdentityAssociationsInput) (list []subject.Subject, err error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/kv"
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 	"github.com/lanyard-id/lanyard/internal/subject"
 )
 
@@ -78,7 +79,7 @@ func TestAssociationsAreFound(t *testing.T) {
 			server := httptest.NewServer(c.handler)
 			defer server.Close()
 			cfg := aws.Config{Region: awstest.Region, Credentials: client.Credentials(), BaseEndpoint: &server.URL, RetryMaxAttempts: 1}
-			e := eksAssociations{client: eks.NewFromConfig(cfg), lanyard: lanyardAPI{cfg: cfg, endpoint: server.URL}, cluster: c.cluster}
+			e := eksAssociations{client: eks.NewFromConfig(cfg), lanyard: lanyardapi.Client{Config: cfg, Endpoint: server.URL}, cluster: c.cluster}
 			for _, who := range []subject.Subject{named, byPattern, none} {
 				found, err := e.find(t.Context(), who)
 				if c.fault != "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/lanyard-id/lanyard/internal/associations"
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 	"github.com/lanyard-id/lanyard/internal/rolebindings"
 	"github.com/lanyard-id/lanyard/internal/webhook"
 )
@@ -101,8 +103,8 @@ func (c *config) led(
 func (c *config) keys(
 	cfg aws.Config, core *corev1client.CoreV1Client, events record.EventRecorder, metrics *webhook.Metrics, log *slog.Logger,
 ) (*webhook.Keys, error) {
-	api := newLanyardAPI(cfg)
-	if api.endpoint == "" {
+	api := newLanyard(cfg)
+	if api.Endpoint == "" {
 		return nil, errors.New("--push-keys needs Lanyard, and AWS has nothing like it: set AWS_ENDPOINT_URL")
 	}
 	client := eks.NewFromConfig(cfg)
@@ -119,7 +121,11 @@ func (c *config) keys(
 			}
 			return "", fmt.Errorf("cluster %s has no issuer", c.cluster)
 		},
-		Push:    func(ctx context.Context, jwks []byte) ([]string, error) { return api.updateKeys(ctx, c.cluster, jwks) },
+		Push: func(ctx context.Context, jwks []byte) (previous []string, err error) {
+			var answer struct{ PreviousKeyIDs []string }
+			err = api.Do(ctx, http.MethodPut, lanyardapi.ClusterPath(c.cluster, "/keys"), map[string]string{"jwks": string(jwks)}, &answer)
+			return answer.PreviousKeyIDs, err
+		},
 		Secrets: core, Namespace: c.namespace, Secret: c.keysSecret, Every: c.keyPeriod, Retention: c.keyRetention,
 		Event:   func(reason, message string) { events.Event(namespace, corev1.EventTypeWarning, reason, message) },
 		Metrics: metrics, Log: log,

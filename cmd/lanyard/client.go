@@ -1,25 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 
-	"github.com/lanyard-id/lanyard/internal/sigv4"
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 )
 
 // aws loads the SDK's usual configuration, with the command's own flags on top.
@@ -57,70 +48,19 @@ func serviceEndpoint(cfg aws.Config, variable string) string {
 	return aws.ToString(cfg.BaseEndpoint)
 }
 
-// maxReply bounds an answer of Lanyard's own API.
-const maxReply = 4 << 20
-
 // lanyardAPI calls an operation of Lanyard's own API, which AWS does not have.
 func lanyardAPI(ctx context.Context, cfg aws.Config, method, path string, in, out any) error {
-	endpoint := serviceEndpoint(cfg, "AWS_ENDPOINT_URL_LANYARD")
-	if endpoint == "" {
+	api := lanyardapi.Client{Config: cfg, Endpoint: serviceEndpoint(cfg, "AWS_ENDPOINT_URL_LANYARD")}
+	if api.Endpoint == "" {
 		return withHint(errors.New("this command needs Lanyard, and AWS has nothing like it"),
 			"give --endpoint-url, or set AWS_ENDPOINT_URL: source the file \"env\" in the data directory of `lanyard dev`")
 	}
-	var body []byte
-	if in != nil {
-		var err error
-		if body, err = json.Marshal(in); err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-	}
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(endpoint, "/")+path, bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("make request: %w", err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	credentials, err := cfg.Credentials.Retrieve(ctx)
-	if err != nil {
-		return fmt.Errorf("get credentials: %w", err)
-	}
-	hash := sha256.Sum256(body)
-	sigv4.Sign(r, sigv4.Credentials{
-		AccessKeyID:     credentials.AccessKeyID,
-		SecretAccessKey: sigv4.Secret(credentials.SecretAccessKey),
-		SessionToken:    credentials.SessionToken,
-	}, "lanyard", cfg.Region, hex.EncodeToString(hash[:]), time.Now())
-	client := cfg.HTTPClient // knows AWS_CA_BUNDLE
-	if client == nil {
-		client = http.DefaultClient
-	}
-	reply, err := client.Do(r)
-	if err != nil {
+	err := api.Do(ctx, method, path, in, out)
+	if _, ok := errors.AsType[smithy.APIError](err); ok {
 		return err
 	}
-	defer reply.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(reply.Body, maxReply))
-	if err != nil {
-		return fmt.Errorf("read the answer of %s: %w", r.URL.Host, err)
+	if _, ok := errors.AsType[*lanyardapi.AnswerError](err); ok {
+		return withHint(err, "is AWS_ENDPOINT_URL Lanyard's address?")
 	}
-	if reply.StatusCode >= 300 {
-		var message struct{ Message string }
-		if err := json.Unmarshal(data, &message); err != nil {
-			return withHint(fmt.Errorf("%s %s answers %s, but not as Lanyard does: %w", method, r.URL, reply.Status, err),
-				"is AWS_ENDPOINT_URL Lanyard's address?")
-		}
-		return &smithy.OperationError{ServiceID: "Lanyard", OperationName: method + " " + path, Err: &smithy.GenericAPIError{
-			Code: reply.Header.Get("X-Amzn-ErrorType"), Message: message.Message,
-		}}
-	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("read the answer of %s: %w", r.URL.Host, err)
-	}
-	return nil
-}
-
-func clusterPath(name, rest string) string {
-	return "/lanyard/clusters/" + url.PathEscape(name) + rest
+	return err
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/kubeaccess"
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 )
 
 // registration is Lanyard's RegisterCluster.
@@ -247,7 +248,7 @@ func registerCluster(ctx context.Context, cfg aws.Config, r registration) (v clu
 		return clusterView{}, nil, err
 	}
 	if r.Endpoint != "" {
-		if err := lanyardAPI(ctx, cfg, http.MethodPut, clusterPath(r.Name, "/endpoint"), r.whereabouts, &out); err != nil {
+		if err := lanyardAPI(ctx, cfg, http.MethodPut, lanyardapi.ClusterPath(r.Name, "/endpoint"), r.whereabouts, &out); err != nil {
 			return clusterView{}, nil, explainCluster(err, r.Name, "update the endpoint of")
 		}
 	}
@@ -315,7 +316,7 @@ func (u *keyUpdate) String() string {
 
 func updateKeys(ctx context.Context, cfg aws.Config, cluster, jwks string) (*keyUpdate, error) {
 	u := &keyUpdate{Name: cluster}
-	if err := lanyardAPI(ctx, cfg, http.MethodPut, clusterPath(cluster, "/keys"), map[string]string{"jwks": jwks}, u); err != nil {
+	if err := lanyardAPI(ctx, cfg, http.MethodPut, lanyardapi.ClusterPath(cluster, "/keys"), map[string]string{"jwks": jwks}, u); err != nil {
 		return nil, explainCluster(err, cluster, "update the keys of")
 	}
 	return u, nil

@@ -131,6 +131,9 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return e.message }
 
+// maxReply bounds an answer of an API server, in bytes.
+const maxReply = 4 << 20
+
 // do makes a request and returns the answer's body. Refusals are a *refusedError.
 func (k *kubernetesAPI) do(ctx context.Context, method, path string, body []byte) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, k.address+path, bytes.NewReader(body))

@@ -8,6 +8,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
+
+	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 )
 
 // tokenRequest asks a hosted issuer for a service account token.
@@ -31,7 +33,7 @@ func hostedToken(ctx context.Context, cfg aws.Config, cluster string, r tokenReq
 		Token      string `json:"token"`
 		Expiration epoch  `json:"expiration"`
 	}
-	if err := lanyardAPI(ctx, cfg, http.MethodPost, clusterPath(cluster, "/service-account-tokens"), r, &out); err != nil {
+	if err := lanyardAPI(ctx, cfg, http.MethodPost, lanyardapi.ClusterPath(cluster, "/service-account-tokens"), r, &out); err != nil {
 		return token{}, explainCluster(err, cluster, fmt.Sprintf("get a token of %s/%s in", r.Namespace, r.ServiceAccount))
 	}
 	return token{out.Token, out.Expiration.Time}, nil
