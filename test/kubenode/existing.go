@@ -2,6 +2,7 @@ package kubenode
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,13 +16,17 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Environment variables that name a cluster of somebody else's, such as one of kind's, which tests may use and change at will instead of
-// a node of their own. There is nothing about them in KUBECONFIG, so that no cluster is used by accident. docs/testing.md has an example.
+// Environment variables that name a cluster of somebody else's, which tests may use and change at will instead of a node of their own.
+// docs/testing.md has an example.
 const (
 	KubeconfigVariable = "LANYARD_TEST_KUBECONFIG" // see Existing.Kubeconfig
 	LoadVariable       = "LANYARD_TEST_LOAD"       // see Existing.Load; words between spaces
 	MachineVariable    = "LANYARD_TEST_MACHINE"    // see Existing.Machine
 )
+
+// KindCluster is the name of a cluster of kind's that KUBECONFIG may lead tests to. Its name is its owner's leave: no other cluster is used
+// because KUBECONFIG names it, for that may be one that somebody works with.
+const KindCluster = "lanyard-test"
 
 // Existing is a cluster that somebody else runs.
 type Existing struct {
@@ -30,12 +35,30 @@ type Existing struct {
 	Machine    string   // the folder where the cluster's nodes have this machine's root; empty if they do not have it
 }
 
-// existing is the cluster that the environment names, if it does.
-func existing() (c Existing, named bool) {
-	c.Kubeconfig = os.Getenv(KubeconfigVariable)
-	c.Load = strings.Fields(os.Getenv(LoadVariable))
-	c.Machine = os.Getenv(MachineVariable)
-	return c, c.Kubeconfig != ""
+// FromEnvironment is the cluster that the environment names, if it does.
+func FromEnvironment() (e Existing, named bool) {
+	if e.Kubeconfig = os.Getenv(KubeconfigVariable); e.Kubeconfig == "" {
+		if e, named = kind(os.Getenv(clientcmd.RecommendedConfigPathEnvVar)); !named {
+			return Existing{}, false
+		}
+	}
+	if load := strings.Fields(os.Getenv(LoadVariable)); len(load) > 0 {
+		e.Load = load
+	}
+	e.Machine = cmp.Or(os.Getenv(MachineVariable), e.Machine)
+	return e, true
+}
+
+// kind is the cluster of that name, made as docs/testing.md says, if the kubeconfig leads to it.
+func kind(kubeconfig string) (Existing, bool) {
+	if kubeconfig == "" {
+		return Existing{}, false
+	}
+	config, err := clientcmd.LoadFromFile(kubeconfig) // not if there are several files, of which a context may be of any
+	if err != nil || config.CurrentContext != "kind-"+KindCluster {
+		return Existing{}, false
+	}
+	return Existing{Kubeconfig: kubeconfig, Load: []string{"kind", "load", "image-archive", "--name", KindCluster}, Machine: "/machine"}, true
 }
 
 // Use returns a cluster that somebody else runs. What would need its node itself, such as [Node.RestartAPIServer], fails, and [Node.Stop]

@@ -148,12 +148,12 @@ type Node struct {
 	stop     func() error
 }
 
-// ForTest returns a node for a test: the cluster that the environment names (see [KubeconfigVariable]), or one that it starts and stops
+// ForTest returns a node for a test: the cluster that the environment names (see [FromEnvironment]), or one that it starts and stops
 // when the test ends. If neither can be had the test is skipped, or fails where CI=true: there nothing may be left out. When the test has
 // failed, it is told the ends of the node's logs.
 func ForTest(t testing.TB, c Config) *Node {
 	t.Helper()
-	if e, named := existing(); named {
+	if e, named := FromEnvironment(); named {
 		n, err := Use(e)
 		if err != nil {
 			t.Fatal(err)

@@ -37,6 +37,7 @@ import (
 // startNode starts a node even where tests may use another cluster: this is about nodes.
 func startNode(t *testing.T, c kubenode.Config) *kubenode.Node {
 	t.Setenv(kubenode.KubeconfigVariable, "")
+	t.Setenv("KUBECONFIG", "")
 	return kubenode.ForTest(t, c)
 }
 
@@ -497,6 +498,7 @@ func TestStopLeavesNothing(t *testing.T) {
 // A node whose starter was killed ends, and its folder is free for another.
 func TestNodeEndsWithItsStarter(t *testing.T) {
 	t.Setenv(kubenode.KubeconfigVariable, "")
+	t.Setenv("KUBECONFIG", "")
 	dir := t.TempDir()
 	if err := errors.Join(kubenode.Supported(), kubenode.Built(kubenode.Config{})); err != nil {
 		if os.Getenv("CI") == "true" {

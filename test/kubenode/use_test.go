@@ -8,8 +8,54 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lanyard-id/lanyard/test/kubenode"
 )
+
+// KUBECONFIG names the cluster where somebody works; only what is called a cluster for tests is one.
+func TestKubeconfigNamesAClusterForTests(t *testing.T) {
+	kubeconfig := func(context string) string {
+		file := filepath.Join(t.TempDir(), "kubeconfig")
+		if err := os.WriteFile(file, []byte(`{"apiVersion": "v1", "kind": "Config", "current-context": "`+context+`"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	ours := kubeconfig("kind-lanyard-test")
+	load := []string{"kind", "load", "image-archive", "--name", "lanyard-test"}
+	for _, tt := range []struct {
+		name, kubeconfig string
+		own              map[string]string
+		want             *kubenode.Existing
+	}{
+		{"nothing", "", nil, nil},
+		{"a cluster of kind's for tests", ours, nil, &kubenode.Existing{Kubeconfig: ours, Load: load, Machine: "/machine"}},
+		{"another cluster of kind's", kubeconfig("kind-kind"), nil, nil},
+		{"a cluster at work", kubeconfig("arn:aws:eks:eu-west-1:111122223333:cluster/prod"), nil, nil},
+		{"several files", ours + string(filepath.ListSeparator) + kubeconfig("prod"), nil, nil},
+		{"a file that is not there", ours + "x", nil, nil},
+		{"a cluster of kind's for tests, set up otherwise", ours,
+			map[string]string{kubenode.LoadVariable: "podman load", kubenode.MachineVariable: "/host"},
+			&kubenode.Existing{Kubeconfig: ours, Load: []string{"podman", "load"}, Machine: "/host"}},
+		{"another cluster beside it, by the tests' own variable", ours,
+			map[string]string{kubenode.KubeconfigVariable: "own", kubenode.LoadVariable: "cp -t /images"},
+			&kubenode.Existing{Kubeconfig: "own", Load: []string{"cp", "-t", "/images"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("KUBECONFIG", tt.kubeconfig)
+			for _, name := range []string{kubenode.KubeconfigVariable, kubenode.LoadVariable, kubenode.MachineVariable} {
+				t.Setenv(name, tt.own[name])
+			}
+			got, named := kubenode.FromEnvironment()
+			if want := tt.want; named != (want != nil) {
+				t.Errorf("named: %t", named)
+			} else if diff := cmp.Diff(want, &got); named && diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
 
 func TestSomebodyElsesCluster(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kubeconfig")
@@ -22,6 +68,8 @@ func TestSomebodyElsesCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv(kubenode.KubeconfigVariable, file)
+	t.Setenv(kubenode.LoadVariable, "")
+	t.Setenv(kubenode.MachineVariable, "")
 	t.Setenv("HTTPS_PROXY", "http://proxy.test")
 	n := kubenode.ForTest(t, kubenode.Config{})
 	if c := n.RESTConfig(); c.Host != "https://cluster.test:6443" || c.BearerToken != "t" {
