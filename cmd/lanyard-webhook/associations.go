@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/lanyard-id/lanyard/internal/lanyardapi"
 	"github.com/lanyard-id/lanyard/internal/subject"
@@ -25,7 +26,9 @@ import (
 
 // associations returns those of the source that the flags name; nil for none.
 func (c *config) associations(ctx context.Context, metrics *webhook.Metrics, log *slog.Logger) (*webhook.Associations, error) {
-	settings := webhook.AssociationsConfig{Every: c.syncPeriod, ListTimeout: listTimeout, FindTimeout: c.lookupTimeout, Metrics: metrics, Log: log}
+	settings := webhook.AssociationsConfig{
+		Every: c.syncPeriod, Patience: c.firstSync, Answered: answered, ListTimeout: listTimeout, FindTimeout: c.lookupTimeout, Metrics: metrics, Log: log,
+	}
 	switch {
 	case c.identitiesFile != "":
 		f := identitiesFile(c.identitiesFile)
@@ -92,6 +95,16 @@ func (e eksAssociations) find(ctx context.Context, who subject.Subject) (bool, e
 	}
 	list, err := e.all(ctx, &eks.ListPodIdentityAssociationsInput{ClusterName: &e.cluster, Namespace: &who.Namespace, ServiceAccount: &who.ServiceAccount})
 	return slices.Contains(list, who), err
+}
+
+// answered reports whether an error is what an API says of a request, rather than that it cannot be reached or is out of order.
+func answered(err error) bool {
+	response, ok := errors.AsType[*smithyhttp.ResponseError](err)
+	if !ok {
+		return false
+	}
+	status := response.HTTPStatusCode() // 0 where there is none
+	return status >= 400 && status < 500 && status != http.StatusTooManyRequests
 }
 
 // unasked reports whether an error may be the answer of something that does not know the question: of AWS, or of an earlier version of Lanyard.

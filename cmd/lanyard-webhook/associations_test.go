@@ -3,12 +3,16 @@ package main
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/eks"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/lanyard-id/lanyard/internal/awsapi"
 	"github.com/lanyard-id/lanyard/internal/awstest"
@@ -95,6 +99,55 @@ func TestAssociationsAreFound(t *testing.T) {
 				if found != want || err != nil {
 					t.Errorf("%v: got %v, %v, want %v", who, found, err, want)
 				}
+			}
+		})
+	}
+}
+
+// An API that says no is there; one that is out of order, or that cannot be reached, is waited for.
+func TestRefusalsAreAnswers(t *testing.T) {
+	t.Parallel()
+	answering := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			w.Write([]byte(body))
+		}
+	}
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		handler http.Handler // nil for nobody
+		byToken bool         // whether credentials are asked for first
+		want    bool
+	}{
+		{"there is no such cluster", answering(404, `{"__type": "ResourceNotFoundException"}`), false, true},
+		{"the caller may not", answering(403, `{"__type": "AccessDeniedException"}`), false, true},
+		{"there are no credentials for the caller", answering(400, "<ErrorResponse><Error><Code>InvalidIdentityToken</Code></Error></ErrorResponse>"), true, true},
+		{"too much to do", answering(429, `{"__type": "ThrottlingException"}`), false, false},
+		{"out of order", answering(503, `{"__type": "ServiceUnavailableException"}`), false, false},
+		{"out of order, where credentials come from", answering(500, "<ErrorResponse><Error><Code>InternalFailure</Code></Error></ErrorResponse>"), true, false},
+		{"nobody there", nil, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(tt.handler)
+			defer server.Close()
+			if tt.handler == nil {
+				server.Close()
+			}
+			cfg := aws.Config{
+				Region: awstest.Region, BaseEndpoint: &server.URL, Credentials: awstest.Client{}.Credentials(),
+				Retryer: func() aws.Retryer { return aws.NopRetryer{} },
+			}
+			if tt.byToken {
+				cfg.Credentials = stscreds.NewWebIdentityRoleProvider(sts.NewFromConfig(cfg), "arn:aws:iam::111122223333:role/webhook", stscreds.IdentityTokenFile(token))
+			}
+			_, err := eksAssociations{client: eks.NewFromConfig(cfg), cluster: "demo"}.list(t.Context())
+			if err == nil || answered(err) != tt.want {
+				t.Errorf("%v: an answer %t, want %t", err, answered(err), tt.want)
 			}
 		})
 	}

@@ -63,7 +63,8 @@ type config struct {
 	settings                                   podspec.Settings
 	watchConfigMap                             bool
 	cluster, identitiesFile                    string // where the associations are: of at most one
-	syncPeriod, lookupTimeout, stopDelay       time.Duration
+	syncPeriod, firstSync, lookupTimeout       time.Duration
+	stopDelay                                  time.Duration
 	caFiles                                    []string      // whose certificates are published to the pods' namespaces
 	reportPeriod                               time.Duration // 0 reports nothing
 	reportExcept                               string        // namespaces, with commas between
@@ -145,6 +146,7 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.DurationVar(&c.accessPeriod, "access-period", 15*time.Second, "`time` from one look at the access policies to the next")
 	flags.StringVar(&c.lease, "lease", leaseName, "`name` of the lease by which one replica is chosen to do these three")
 	flags.DurationVar(&c.syncPeriod, "association-sync-period", 15*time.Second, "`time` from one list of all associations to the next")
+	flags.DurationVar(&c.firstSync, "association-first-sync", time.Minute, "`time` to wait, not ready, for the first list of associations while nobody answers; then the webhook serves without it")
 	flags.DurationVar(&c.lookupTimeout, "lookup-timeout", 3*time.Second, "`time` that the lookup of a service account or an association may take")
 	flags.BoolVar(&c.failClosed, "fail-closed", false, "refuse pods of which it cannot be told whether they have a role, instead of admitting them with a warning")
 	flags.DurationVar(&c.stopDelay, "stop-delay", 5*time.Second, "`time` to go on serving after SIGTERM, while the service's endpoints change")
@@ -170,8 +172,8 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	switch {
 	case c.cluster != "" && c.identitiesFile != "":
 		return nil, errors.New("--cluster-name and --watch-container-credentials-config are two sources of associations: give one")
-	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.stopDelay < 0 || c.reportPeriod < 0:
-		return nil, errors.New("--association-sync-period and --lookup-timeout must be positive, --stop-delay and --report-period not negative")
+	case c.syncPeriod <= 0 || c.lookupTimeout <= 0 || c.firstSync < 0 || c.stopDelay < 0 || c.reportPeriod < 0:
+		return nil, errors.New("--association-sync-period and --lookup-timeout must be positive, --association-first-sync, --stop-delay and --report-period not negative")
 	case c.keyPeriod <= 0 || c.keyRetention <= 0 || c.reconcilePeriod <= 0 || c.accessPeriod <= 0:
 		return nil, errors.New("--key-push-period, --key-retention, --reconcile-period and --access-period must be positive")
 	case (c.pushKeys || c.reconcile || c.keepAccess) && c.cluster == "":

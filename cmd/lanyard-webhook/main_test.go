@@ -23,7 +23,7 @@ func TestParse(t *testing.T) {
 		logLevel: "info", port: 443, metricsPort: 9999, inCluster: true,
 		tlsCert: "/etc/webhook/certs/tls.crt", tlsKey: "/etc/webhook/certs/tls.key",
 		namespace: "eks", service: "pod-identity-webhook", tlsSecret: "pod-identity-webhook", webhookName: "pod-identity-webhook",
-		syncPeriod: 15 * time.Second, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute, reportExcept: "kube-system",
+		syncPeriod: 15 * time.Second, firstSync: time.Minute, lookupTimeout: 3 * time.Second, stopDelay: 5 * time.Second, reportPeriod: time.Minute, reportExcept: "kube-system",
 		keyPeriod: 5 * time.Second, keyRetention: 24 * time.Hour, keysSecret: "lanyard-webhook-keys", reconcilePeriod: 5 * time.Minute, accessPeriod: 15 * time.Second, lease: "lanyard-webhook",
 		settings: podspec.Settings{
 			AnnotationPrefix: "eks.amazonaws.com", TokenExpiration: 86400, AgentURI: "http://169.254.170.23/v1/credentials",
@@ -91,6 +91,8 @@ func TestParse(t *testing.T) {
 		{"--key-retention -1s", nil},
 		{"--reconcile-period 0s", nil},
 		{"--association-sync-period -1s", nil},
+		{"--association-first-sync 0s", func(c *config) { c.firstSync = 0 }},
+		{"--association-first-sync -1s", nil},
 		{"--stop-delay -1s", nil},
 	} {
 		got, err := parse(strings.Fields(c.args), io.Discard)

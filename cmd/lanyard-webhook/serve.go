@@ -121,6 +121,8 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 			return errors.New("stopping")
 		case !accounts.Synced():
 			return errors.New("the service accounts have not been read yet")
+		case associations != nil && !associations.Synced():
+			return errors.New("the associations have not been listed yet")
 		case !configured():
 			return fmt.Errorf("the ConfigMap %s has not been read yet", webhook.ConfiguredConfigMap)
 		}
