@@ -442,8 +442,8 @@ func waiters() map[string]any {
 	}
 }
 
-// oneLook is shorter than the pause of any waiter, which therefore does not look again.
-const oneLook = 500 * time.Millisecond
+// oneLook is how long a waiter waits in all, and also pauses: there is time for one look, however long that takes, and for no other.
+const oneLook = time.Minute
 
 func scriptWaiter(ts *testscript.TestScript, neg bool, args []string) {
 	s := of(ts, len(args) >= 2, "[!] waiter SERVICE NAME [PARAM]…")
@@ -457,8 +457,14 @@ func scriptWaiter(ts *testscript.TestScript, neg bool, args []string) {
 	wait := waiter.MethodByName("Wait")
 	in, err := input(ts, wait.Type().In(1).Elem(), args[2:])
 	ts.Check(err)
+	once := reflect.MakeFunc(wait.Type().In(3).Elem(), func(options []reflect.Value) []reflect.Value {
+		for _, pause := range []string{"MinDelay", "MaxDelay"} {
+			options[0].Elem().FieldByName(pause).Set(reflect.ValueOf(oneLook))
+		}
+		return nil
+	})
 	err = s.call(func() error {
-		out := wait.Call([]reflect.Value{reflect.ValueOf(context.Background()), in, reflect.ValueOf(oneLook)})
+		out := wait.Call([]reflect.Value{reflect.ValueOf(context.Background()), in, reflect.ValueOf(oneLook), once})
 		err, _ := out[0].Interface().(error)
 		return err
 	})
