@@ -158,6 +158,9 @@ func TestDefaultEndpoint(t *testing.T) {
 	}
 }
 
+// patience is how long agents wait for EKS Auth where that is not what is tested: the machine may be slow.
+const patience = "1m"
+
 // lockedBuffer takes the log of the running program.
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -241,7 +244,7 @@ func TestServer(t *testing.T) {
 	ended := make(chan error)
 	go func() {
 		ended <- run(ctx, []string{"server", "-c", "demo", "-b", "127.0.0.1", "-p", "0", "--probe-port", "0", "--metrics-address", "127.0.0.1", "--metrics-port", "0",
-			"--endpoint", eksAuth.URL}, log, io.Discard)
+			"--endpoint", eksAuth.URL, "--service-timeout", patience}, log, io.Discard)
 	}()
 	at := log.addresses(t, 3)
 

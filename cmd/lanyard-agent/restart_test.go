@@ -68,7 +68,8 @@ func TestRestartsDropNothing(t *testing.T) {
 	}
 	start := func() *exec.Cmd {
 		c := exec.CommandContext(t.Context(), "/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0],
-			"server", "-c", "demo", "-b", "127.0.0.1", "-p", port, "--probe-port", "0", "--metrics-address", "127.0.0.1", "--metrics-port", "0", "--endpoint", eksAuth.URL)
+			"server", "-c", "demo", "-b", "127.0.0.1", "-p", port, "--probe-port", "0", "--metrics-address", "127.0.0.1", "--metrics-port", "0", "--endpoint", eksAuth.URL,
+			"--service-timeout", patience)
 		c.Env = []string{asProgram + "=1", "LISTEN_FDS=1", "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=AKIANODE", "AWS_SECRET_ACCESS_KEY=secret",
 			"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "GORACE=" + os.Getenv("GORACE")}
 		c.ExtraFiles = []*os.File{socket}
