@@ -76,7 +76,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // check checks the issuer, and lists what was not ok as "RESULT CHECK: FOUND".
 func (s *site) check(t *testing.T, url string, change func(*issuerCheck)) []string {
 	t.Helper()
-	k := &issuerCheck{issuer: url, client: checkClient(s.roots), timeout: 5 * time.Second, now: time.Now()}
+	k := &issuerCheck{issuer: url, client: checkClient(s.roots), timeout: time.Minute, now: time.Now()}
 	if change != nil {
 		change(k)
 	}
@@ -429,7 +429,7 @@ func TestCheckTokens(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			k := &issuerCheck{issuer: s.url, client: checkClient(s.roots), timeout: 5 * time.Second, now: now}
+			k := &issuerCheck{issuer: s.url, client: checkClient(s.roots), timeout: time.Minute, now: now}
 			k.checkToken(t.Context(), c.token, stsAudience, k.run(t.Context()))
 			wantComplaints(t, k.complaints(), c.want)
 		})
