@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +34,12 @@ type server struct {
 func start(t *testing.T, file string) (*server, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(cancel)
+	var rest sync.WaitGroup // of the log
+	end := func() {
+		cancel()
+		rest.Wait()
+	}
+	t.Cleanup(end)
 	log, out := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
@@ -41,7 +47,7 @@ func start(t *testing.T, file string) (*server, error) {
 		out.Close()
 		ended <- err
 	}()
-	s := &server{addresses: map[string]string{}, stop: func() error { cancel(); return <-ended }}
+	s := &server{addresses: map[string]string{}, stop: func() error { end(); return <-ended }}
 	lines := json.NewDecoder(log)
 	for len(s.addresses) < 3 {
 		var line struct{ Msg, Server, Address string }
@@ -52,7 +58,11 @@ func start(t *testing.T, file string) (*server, error) {
 			s.addresses[line.Server] = line.Address
 		}
 	}
-	go io.Copy(t.Output(), log)
+	rest.Go(func() {
+		if _, err := io.Copy(t.Output(), io.MultiReader(lines.Buffered(), log)); err != nil {
+			t.Error(err)
+		}
+	})
 	return s, nil
 }
 
