@@ -891,10 +891,8 @@ func TestWhatTheStoreSees(t *testing.T) {
 
 func TestUpstreamIsDown(t *testing.T) {
 	t.Parallel()
-	down := httptest.NewServer(http.NotFoundHandler())
-	store := behind(t, down)
-	down.Close()
-	server := serve(t, store, alice)
+	// A port that was free a moment ago may be another test's by now. Of this one, nobody is given a free one.
+	server := serve(t, behind(t, &httptest.Server{URL: "http://127.0.0.1:1"}), alice)
 	status, _, body := ask(t, server, alice, "GET", "/data/k", "", nil)
 	if e := parseError(t, body); status != 503 || e.Code != "ServiceUnavailable" {
 		t.Errorf("%d %s", status, e.Code)

@@ -464,7 +464,7 @@ func TestTokens(t *testing.T) {
 
 		{"too old", presign{at: ago(15*time.Minute + time.Second)}, "Signature expired"},
 		{"too old, whatever it says", presign{at: ago(15*time.Minute + time.Second), expires: 15 * time.Minute}, "Signature expired"},
-		{"from the future", presign{at: ago(-5*time.Minute - 10*time.Second)}, "ahead of now"},
+		{"from the future", presign{at: ago(-10 * time.Minute)}, "ahead of now"},
 		{"for another cluster", presign{cluster: "two"}, "does not match"},
 		{"for no cluster", presign{cluster: "-"}, "signed are the headers"},
 		{"for another host", presign{url: "https://sts.example.com/"}, "presigned for the host"},
@@ -594,7 +594,7 @@ func TestReviewsThatAreNone(t *testing.T) {
 		{"no JSON", path, "token=" + good, http.StatusBadRequest},
 		{"a member twice", path, strings.Replace(ask(version, good), `"kind"`, `"kind": "TokenReview", "kind"`, 1), http.StatusBadRequest},
 		{"no spec", path, `{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}`, http.StatusBadRequest},
-		{"a mebibyte", path, ask(version, strings.Repeat("x", 1<<20)), http.StatusRequestEntityTooLarge},
+		{"more than 64 KiB", path, ask(version, strings.Repeat("x", 64<<10)), http.StatusRequestEntityTooLarge},
 		{"a path that is too short", kubeaccess.Path + account + "/one", ask(version, good), http.StatusNotFound},
 		{"a path that is too long", path + "/x", ask(version, good), http.StatusNotFound},
 		{"a path without a name", kubeaccess.Path + account + "/" + region + "/", ask(version, good), http.StatusNotFound},
