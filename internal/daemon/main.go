@@ -17,9 +17,16 @@ var ErrUsage = errors.New("usage")
 // Main runs a program with its arguments until it returns, and ends its context when it is told to stop; told again, it ends at once. Then the process exits: with
 // 0, also after help was asked for; with 2 after ErrUsage; and with 1 after any other error, which is printed behind the name.
 func Main(name string, run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	ctx, stop := context.WithCancel(context.Background())
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-told
+		signal.Stop(told) // before anybody can see that the program stops, and tell it again
+		stop()
+	}()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	signal.Stop(told)
 	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
