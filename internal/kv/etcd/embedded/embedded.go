@@ -61,17 +61,23 @@ func Serve(ctx context.Context, dir, address string, log *slog.Logger) (*Server,
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		return nil, fmt.Errorf("embedded etcd: %s is not a loopback IP address; the server has no authentication", address)
 	}
-	if port == "0" {
-		if address, err = freePort(host); err != nil {
+	for {
+		at := address
+		if port == "0" {
+			if at, err = freePort(host); err != nil {
+				return nil, fmt.Errorf("embedded etcd: %w", err)
+			}
+		}
+		endpoint := url.URL{Scheme: "http", Host: at}
+		m, err := start(ctx, dir, &endpoint, log)
+		switch {
+		case err == nil:
+			return &Server{Endpoint: endpoint.String(), member: m}, nil
+		case port != "0" || !errors.Is(err, syscall.EADDRINUSE):
 			return nil, fmt.Errorf("embedded etcd: %w", err)
 		}
+		// The port was free, and became somebody else's before etcd had it.
 	}
-	endpoint := url.URL{Scheme: "http", Host: address}
-	m, err := start(ctx, dir, &endpoint, log)
-	if err != nil {
-		return nil, fmt.Errorf("embedded etcd: %w", err)
-	}
-	return &Server{Endpoint: endpoint.String(), member: m}, nil
 }
 
 // freePort finds a port by listening on it for a moment: etcd opens its listeners itself.
