@@ -3,8 +3,12 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,10 +75,74 @@ func newTable(t testing.TB, store kv.Store) (*kv.DB, *kv.Table[string]) {
 	return db, table
 }
 
+// relay is an address that stays, behind which a server may be made again at another: a port that was given up may be anybody's.
+type relay struct {
+	endpoint string
+	to       atomic.Pointer[string] // host:port; nil for nowhere
+}
+
+func startRelay(t testing.TB) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{endpoint: "http://" + l.Addr().String()}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // it is closed
+			}
+			running.Go(func() { r.serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		running.Wait()
+	})
+	return r
+}
+
+// lead has new connections lead to a server, or nowhere.
+func (r *relay) lead(to *embedded.Server) {
+	if to == nil {
+		r.to.Store(nil)
+		return
+	}
+	address := strings.TrimPrefix(to.Endpoint, "http://")
+	r.to.Store(&address)
+}
+
+func (r *relay) serve(c net.Conn) {
+	defer c.Close()
+	to := r.to.Load()
+	if to == nil {
+		return
+	}
+	server, err := net.Dial("tcp", *to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{c, server}, {server, c}} {
+		both.Go(func() {
+			io.Copy(way[0], way[1]) //nolint:errcheck // whichever way ends first ends the other
+			c.Close()
+			server.Close()
+		})
+	}
+	both.Wait()
+}
+
 func TestReplicasOverOneServerSurviveItsRestart(t *testing.T) {
 	dir := t.TempDir()
+	relay := startRelay(t)
 	server := serve(t, dir, "127.0.0.1:0")
-	stores := []kv.Store{connect(t, server.Endpoint), connect(t, server.Endpoint)}
+	relay.lead(server)
+	stores := []kv.Store{connect(t, relay.endpoint), connect(t, relay.endpoint)}
 	t.Cleanup(func() { closeAll(t, stores[0], stores[1]) })
 	writer, written := newTable(t, stores[0])
 	reader, read := newTable(t, stores[1])
@@ -92,6 +160,7 @@ func TestReplicasOverOneServerSurviveItsRestart(t *testing.T) {
 		t.Error("the row is missing after Sync")
 	}
 
+	relay.lead(nil)
 	closeAll(t, server)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -102,8 +171,9 @@ func TestReplicasOverOneServerSurviveItsRestart(t *testing.T) {
 		t.Error("the table was lost with the server")
 	}
 
-	server = serve(t, dir, strings.TrimPrefix(server.Endpoint, "http://"))
+	server = serve(t, dir, "127.0.0.1:0")
 	t.Cleanup(func() { closeAll(t, server) })
+	relay.lead(server)
 	for _, db := range []*kv.DB{writer, reader} {
 		for db.Sync(t.Context()) != nil {
 			if t.Context().Err() != nil {
