@@ -16,8 +16,8 @@ import (
 const (
 	// most bounds how many sockets are offered at a time.
 	most = 16
-	// answerWithin bounds how long an offer is waited for, and how long a taker is. It is a matter of microseconds.
-	answerWithin = time.Second
+	// answerWithin bounds how long an offer is waited for, and how long a taker is. It is a matter of microseconds, unless one of them is not let run.
+	answerWithin = 5 * time.Second
 	// retry is how often a lock that another process has is tried, and how often it is looked for sockets that are to come.
 	retry = 10 * time.Millisecond
 )

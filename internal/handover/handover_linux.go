@@ -243,7 +243,7 @@ func (o *Offer) Withdraw() error {
 func (o *Offer) Close() error { return errors.Join(o.Withdraw(), CloseAll(o.sockets)) }
 
 // Take returns a socket for each address that is offered in a folder by those of a name, or by anybody if it is empty. Offers of processes that
-// are gone are cleared away.
+// are gone are cleared away. One that does not answer is not gone: the error is then os.ErrDeadlineExceeded.
 func Take(dir, from string) (sockets []*Socket, err error) {
 	if err := checkDir(dir); err != nil {
 		return nil, fmt.Errorf("take sockets: %w", err)
@@ -292,7 +292,10 @@ func take(file string) (sockets []*Socket, err error) {
 	}
 	data, control := make([]byte, 1), make([]byte, unix.CmsgSpace(4*most))
 	n, controlled, flags, _, err := c.(*net.UnixConn).ReadMsgUnix(data, control)
-	if n == 0 && controlled == 0 {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, err
+	case n == 0 && controlled == 0:
 		// It was withdrawn between our connecting and its accepting.
 		return nil, nil
 	}

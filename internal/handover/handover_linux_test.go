@@ -215,6 +215,18 @@ func TestTakeFromTheDead(t *testing.T) {
 	}
 }
 
+// Who has sockets and is not let run has them still: nobody may go on as if there were none.
+func TestTakeFromWhoDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	dir := folder(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "hold.silent")})
+	must(t, err)
+	defer l.Close()
+	if got, err := handover.Take(dir, ""); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("took %q, %v", addresses(got), err)
+	}
+}
+
 // What is handed over is looked at: only listening sockets of TCP are taken.
 func TestTakeWhatIsNotASocket(t *testing.T) {
 	t.Parallel()
