@@ -11,7 +11,7 @@ demo: build ## Show both ways at work, checked step by step
 	bin/lanyard demo
 
 test: ## Run the tests that need nothing but Go
-	$(GO) test -race -timeout 10m ./...
+	$(GO) test -race -timeout 20m ./...
 	GO=$(GO) test/coverage.sh
 
 e2e: ## Run the tests with the other languages' clients and real Kubernetes, which are installed into .cache/ (ten minutes, once)
@@ -19,7 +19,7 @@ e2e: ## Run the tests with the other languages' clients and real Kubernetes, whi
 	test/postgres/install.sh .cache/postgres
 	$(GO) run ./test/kubenode/cluster build
 	$(GO) run ./deploy/image/build -arch $$($(GO) env GOARCH) -out .cache/images
-	$(GO) test -race -tags e2e -timeout 30m -count=1 -p 1 ./test ./test/kubenode
+	$(GO) test -race -tags e2e -timeout 1h -count=1 -p 1 ./test ./test/kubenode
 
 cluster: ## Run a Kubernetes cluster of one node until Ctrl-C, in namespaces of its own (Linux, root)
 	$(GO) build -o .cache/kubenode/bin/ ./test/kubenode/cluster
