@@ -556,6 +556,35 @@ func TestWebhookRestarts(t *testing.T) {
 	}
 }
 
+// Pods that are there need the certificates when one of their containers starts again, also where nobody has seen to them for a while.
+func TestCertificatesComeBackForPodsThatAreThere(t *testing.T) {
+	k := startKubernetes(t)
+	k.must(http.MethodPost, "/api/v1/namespaces", `{"metadata": {"name": "web"}}`)
+	k.must(http.MethodPost, "/api/v1/namespaces/web/serviceaccounts",
+		`{"metadata": {"name": "reader", "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/reader"}}}`)
+	kubeconfig := k.webhookKubeconfig()
+	none := &server{} // IRSA needs no control plane
+	flags := []string{
+		"--cluster-name", "", "--report-period", "1s", "--pod-endpoint-url", "https://lanyard.example", "--pod-ca-config-map", "lanyard-ca",
+		"--pod-ca-file", filepath.Join(k.dir, "certs", "apiserver.crt"),
+	}
+	cmd, address, admin := startWebhook(t, none, kubeconfig, flags...)
+	k.register("Fail", address)
+	waitReady(t, admin)
+	k.waitUntilTrusted()
+	if _, _, err := k.createPod("reader", "reader"); err != nil {
+		t.Fatal(err)
+	}
+	k.waitFor("the certificates", func() bool { return k.bundle() != "" })
+
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	k.must(http.MethodDelete, "/api/v1/namespaces/web/configmaps/lanyard-ca", "") // as an uninstallation does, and a loss
+	startWebhook(t, none, kubeconfig, flags...)
+	k.waitFor("the certificates again", func() bool { return k.bundle() != "" })
+}
+
 // waitFor waits until something is there.
 func (k *apiServer) waitFor(what string, there func() bool) {
 	k.t.Helper()

@@ -106,7 +106,7 @@ func serve(ctx context.Context, c *config, stdout io.Writer) error {
 	if c.reportPeriod > 0 {
 		jobs = append(jobs, webhook.NewReporter(webhook.ReporterConfig{
 			Settings: c.settings, Pods: core, Events: core, Accounts: reviews.Accounts, Configured: reviews.Configured, Associations: associations,
-			Except: append(strings.Split(c.reportExcept, ","), c.namespace), Every: c.reportPeriod, Metrics: metrics, Log: log,
+			Except: append(strings.Split(c.reportExcept, ","), c.namespace), Given: reviews.Given, Every: c.reportPeriod, Metrics: metrics, Log: log,
 		}).Run)
 	}
 

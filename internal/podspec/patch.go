@@ -107,6 +107,15 @@ func (s Settings) Mutated(pod *corev1.Pod, w Way) bool {
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name })
 }
 
+// TrustsConfigMap reports whether a pod has the volume of the certificates to trust, and so cannot start a container without their
+// ConfigMap.
+func (s Settings) TrustsConfigMap(pod *corev1.Pod) bool {
+	want := corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: s.CA.Name}}}
+	return s.CA.Name != "" && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Name == caVolume && provides(&v, want)
+	})
+}
+
 // plan is what each container of a pod is to have.
 type plan struct {
 	settings  Settings

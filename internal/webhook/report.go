@@ -28,13 +28,17 @@ type ReporterConfig struct {
 	Configured   Configured                // only Memory is used
 	Associations *Associations             // nil for none
 	Except       []string                  // namespaces that the registration leaves out, so that their pods lack nothing
-	Every        time.Duration             // from one look to the next; required
-	Metrics      *Metrics                  // required
-	Log          *slog.Logger
+	// Given tells of a namespace that a pod in it needs the ConfigMap with certificates to trust, which it may have been given long ago;
+	// nil tells nobody. It must not block.
+	Given   func(namespace string)
+	Every   time.Duration // from one look to the next; required
+	Metrics *Metrics      // required
+	Log     *slog.Logger
 }
 
 // Reporter looks for pods that run without the identity which their service account has: those that were made before it had one,
-// or while the webhook could not be asked. It counts them in a metric, and makes an event of each.
+// or while the webhook could not be asked. It counts them in a metric, and makes an event of each. Since it sees all pods, it also tells
+// where there are some that need the certificates to trust.
 type Reporter struct{ ReporterConfig }
 
 // NewReporter returns a Reporter; Run reports.
@@ -67,6 +71,9 @@ func (r *Reporter) look(ctx context.Context) error {
 		}
 		for i := range page.Items {
 			pod := &page.Items[i]
+			if r.Given != nil && r.Settings.TrustsConfigMap(pod) {
+				r.Given(pod.Namespace)
+			}
 			has := r.lacks(pod)
 			if has == "" {
 				continue

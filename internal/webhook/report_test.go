@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	corev1fake "k8s.io/client-go/kubernetes/typed/core/v1/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/lanyard-id/lanyard/internal/podspec"
 )
 
 func TestWhatAPodLacks(t *testing.T) {
@@ -114,5 +116,40 @@ func TestPodsAreReportedThoughOneCannotBe(t *testing.T) {
 	}
 	if counted != 3 {
 		t.Errorf("%v pods are counted, want 3", counted)
+	}
+}
+
+// Pods that were given certificates to trust may have come when no webhook, or another one, saw to the ConfigMap that has them.
+func TestNamespacesOfPodsThatTrustCertificatesAreTold(t *testing.T) {
+	t.Parallel()
+	settings := podspec.Settings{Endpoint: "https://lanyard.example", CA: podspec.ConfigMapKey{Name: "lanyard-ca", Key: "ca.pem"}}
+	volume := func(name, configMap string) []corev1.Volume {
+		return []corev1.Volume{{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: configMap}}},
+		}}}}}
+	}
+	core := &corev1fake.FakeCoreV1{Fake: memoryCluster()}
+	for namespace, volumes := range map[string][]corev1.Volume{
+		"trusting": volume("lanyard-ca", "lanyard-ca"), "bare": nil, "another-config-map": volume("lanyard-ca", "corporate-ca"), "another-volume": volume("ca", "lanyard-ca"),
+	} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "p"}, Spec: corev1.PodSpec{Volumes: volumes}}
+		if _, err := core.Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	metrics, err := NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	r := NewReporter(ReporterConfig{
+		Settings: settings, Pods: core, Events: core, Accounts: Accounts{Memory: func(string, string) *corev1.ServiceAccount { return nil }},
+		Given: func(namespace string) { told = append(told, namespace) }, Every: time.Minute, Metrics: metrics, Log: slog.New(slog.DiscardHandler),
+	})
+	if err := r.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"trusting"}, told); diff != "" {
+		t.Errorf("namespaces (-want +got):\n%s", diff)
 	}
 }
