@@ -551,6 +551,10 @@ func explainCluster(err error, name, verb string) error {
 		case "ResourceNotFoundException":
 			return withHint(wrapped, "list the clusters with `lanyard cluster list`, or register this one with `lanyard cluster register %s`", name)
 		case "ResourceInUseException":
+			if strings.Contains(api.ErrorMessage(), "is registered with the issuer") {
+				return withHint(wrapped, "`lanyard cluster list` says by which name, if it is this cluster. If not, this one needs an issuer of its own, by its API servers' "+
+					"--service-account-issuer: many installers give the same one to all clusters")
+			}
 			return withHint(wrapped, "see what is there with `lanyard cluster list`, or take another name")
 		}
 	}
