@@ -171,7 +171,7 @@ type selection struct {
 	id string
 }
 
-func (s *selection) args(cmd *cobra.Command, args []string) error {
+func (s *selection) args(args []string) error {
 	if len(args) == 1 && s.namespace == "" && s.serviceAccount == "" {
 		s.id = args[0]
 		return nil
@@ -182,19 +182,25 @@ func (s *selection) args(cmd *cobra.Command, args []string) error {
 	return withHint(errors.New("which association?"), "give its ID (a-…), or both -n NAMESPACE and -s SERVICE_ACCOUNT")
 }
 
-func (s *selection) find(ctx context.Context, client *eks.Client) (string, error) {
+// find returns the ID, with the client that it can be used by.
+func (s *selection) find(ctx context.Context, c *cli) (*eks.Client, string, error) {
+	cfg, err := c.aws(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	client := eks.NewFromConfig(cfg)
 	if s.id != "" {
-		return s.id, nil
+		return client, s.id, nil
 	}
 	list, err := listAssociations(ctx, client, s.subject)
 	if err != nil {
-		return "", explainCluster(err, s.cluster, "list associations of")
+		return nil, "", explainCluster(err, s.cluster, "list associations of")
 	}
 	if len(list) == 0 {
-		return "", withHint(fmt.Errorf("%s/%s has no association in cluster %s", s.namespace, s.serviceAccount, s.cluster),
+		return nil, "", withHint(fmt.Errorf("%s/%s has no association in cluster %s", s.namespace, s.serviceAccount, s.cluster),
 			"list them with `lanyard association list --cluster %s`", s.cluster)
 	}
-	return list[0].ID, nil
+	return client, list[0].ID, nil
 }
 
 func newAssociationDescribe(c *cli) *cobra.Command {
@@ -203,15 +209,10 @@ func newAssociationDescribe(c *cli) *cobra.Command {
 		Use:   "describe {ID | -n NAMESPACE -s SERVICE_ACCOUNT}",
 		Short: "Describe an association",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := s.args(cmd, args); err != nil {
+			if err := s.args(args); err != nil {
 				return err
 			}
-			cfg, err := c.aws(cmd.Context())
-			if err != nil {
-				return err
-			}
-			client := eks.NewFromConfig(cfg)
-			id, err := s.find(cmd.Context(), client)
+			client, id, err := s.find(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
@@ -235,7 +236,7 @@ func newAssociationUpdate(c *cli) *cobra.Command {
 		Use:   "update {ID | -n NAMESPACE -s SERVICE_ACCOUNT}",
 		Short: "Change an association's role, target role, session tags or policy",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := s.args(cmd, args); err != nil {
+			if err := s.args(args); err != nil {
 				return err
 			}
 			in := &eks.UpdatePodIdentityAssociationInput{ClusterName: &s.cluster}
@@ -256,12 +257,7 @@ func newAssociationUpdate(c *cli) *cobra.Command {
 				}
 				in.Policy = aws.String(string(text))
 			}
-			cfg, err := c.aws(cmd.Context())
-			if err != nil {
-				return err
-			}
-			client := eks.NewFromConfig(cfg)
-			id, err := s.find(cmd.Context(), client)
+			client, id, err := s.find(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
@@ -288,15 +284,10 @@ func newAssociationDelete(c *cli) *cobra.Command {
 		Use:   "delete {ID | -n NAMESPACE -s SERVICE_ACCOUNT}",
 		Short: "Delete an association",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := s.args(cmd, args); err != nil {
+			if err := s.args(args); err != nil {
 				return err
 			}
-			cfg, err := c.aws(cmd.Context())
-			if err != nil {
-				return err
-			}
-			client := eks.NewFromConfig(cfg)
-			id, err := s.find(cmd.Context(), client)
+			client, id, err := s.find(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
