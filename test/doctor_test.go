@@ -21,6 +21,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/lanyard-id/lanyard/internal/doctor"
@@ -412,6 +413,95 @@ func TestDoctor(t *testing.T) {
 	})
 }
 
+// A healthy pod has what its webhook is told to give: by other annotations, for another audience, at another path, or by a ConfigMap.
+func TestDoctorSeesWhatTheWebhookIsTold(t *testing.T) {
+	w := &ward{t, startKubernetes(t), startDev(t, dataDir(t))}
+	k, s := w.k, w.s
+	jwks := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(jwks, k.must(http.MethodGet, "/openid/v1/jwks", ""), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.must("cluster", "register", "one", "--issuer", kubernetesIssuer, "--jwks", jwks)
+	k.must(http.MethodPost, "/api/v1/namespaces", `{"metadata": {"name": "web"}}`)
+	kubeconfig := k.webhookKubeconfig()
+	rights, err := json.Marshal(object[*rbacv1.Role](t, renderChart(t, "clusterName: demo\nwebhook: {watchConfigMap: true, cleanup: {enabled: false}}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.must(http.MethodPut, "/apis/rbac.authorization.k8s.io/v1/namespaces/lanyard/roles/lanyard-webhook", string(rights))
+	flags := []string{
+		"--aws-default-region", "us-east-1", "--pod-endpoint-url=https://lanyard.example", "--pod-ca-config-map=lanyard-ca", "--watch-config-map",
+		"--annotation-prefix=example.com", "--token-audience", "sts.example.com", "--token-mount-path=/var/run/tokens",
+	}
+	_, address, admin := startWebhook(t, s, kubeconfig, flags...)
+	k.register("Fail", address)
+	waitReady(t, admin)
+	k.waitUntilTrusted()
+
+	// The program runs here, but the cluster shows it as it does elsewhere: by a webhook with a service, and a pod behind that.
+	m := readWebhookManifests(t)
+	const registrations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/"
+	var registration admissionv1.MutatingWebhookConfiguration
+	k.waitFor("the registration with another webhook", func() bool {
+		read(t, k.must(http.MethodGet, registrations+m.registration.Name, ""), &registration)
+		shown := m.registration.Webhooks[0].DeepCopy()
+		shown.Name, shown.ObjectSelector = "shown.lanyard.dev", &metav1.LabelSelector{MatchLabels: map[string]string{"nobody": "asks"}}
+		registration.Webhooks = append(registration.Webhooks, *shown)
+		body, err := json.Marshal(registration)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = k.do(http.MethodPut, registrations+registration.Name, string(body)) // the webhook writes it too
+		return err == nil
+	})
+	pod := corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "lanyard-webhook-0", Labels: m.service.Spec.Selector},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: m.account.Name,
+			Containers:         []corev1.Container{{Name: "webhook", Image: "webhook", Command: []string{"/lanyard-webhook"}, Args: flags}},
+		},
+	}
+	body, err := json.Marshal(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.must(http.MethodPost, "/api/v1/namespaces/lanyard/pods", string(body))
+
+	s.must("irsa", "create", "--cluster", "one", "-n", "web", "-s", "reader") // and the provider
+	provider := "oidc.kubernetes.test/clusters/one"
+	added := &iam.AddClientIDToOpenIDConnectProviderInput{
+		OpenIDConnectProviderArn: aws.String("arn:aws:iam::" + account + ":oidc-provider/" + provider), ClientID: aws.String("sts.example.com"),
+	}
+	if _, err := iam.NewFromConfig(s.aws()).AddClientIDToOpenIDConnectProvider(t.Context(), added); err != nil {
+		t.Fatal(err)
+	}
+	trusting := func(name string) (arn string) {
+		return w.role(name, fmt.Sprintf(`{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Federated": "arn:aws:iam::%s:oidc-provider/%s"},
+  "Action": "sts:AssumeRoleWithWebIdentity", "Condition": {"StringEquals": {%q: "system:serviceaccount:web:%s"}}}]}`, account, provider, provider+":sub", name))
+	}
+	k.must(http.MethodPost, "/api/v1/namespaces/web/serviceaccounts",
+		fmt.Sprintf(`{"metadata": {"name": "annotated", "annotations": {"example.com/role-arn": %q}}}`, trusting("annotated")))
+	w.account("configured", "")
+	k.must(http.MethodPost, "/api/v1/namespaces/lanyard/configmaps", fmt.Sprintf(
+		`{"metadata": {"name": "pod-identity-webhook"}, "data": {"config": "{\"web/configured\": {\"RoleARN\": \"%s\"}}"}}`, trusting("configured")))
+	for _, name := range []string{"annotated", "configured"} {
+		w.pod(name, "node-1", "")
+		r, printed, status := w.ask("-n", "web", name)
+		if status != 0 || r.Way != "irsa" || r.First(doctor.Broken) != nil || r.First(doctor.Unknown) != nil {
+			t.Errorf("%s: status %d, way %s:\n%s", name, status, r.Way, printed)
+		}
+	}
+	out, _, err := s.lanyard("doctor", "--kubeconfig", k.kubeconfig, "--cluster", "one", "--all", "-n", "web")
+	if err != nil {
+		t.Errorf("of all pods: %v", err)
+	}
+	for _, name := range []string{"annotated", "configured"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("%s is not among all pods:\n%s", name, out)
+		}
+	}
+}
+
 func link(r *doctor.Report, name string) *doctor.Result {
 	if i := slices.IndexFunc(r.Results, func(one doctor.Result) bool { return one.Link == name }); i >= 0 {
 		return &r.Results[i]
@@ -475,8 +565,10 @@ func (w *ward) allPods(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", pod, causes[pod], want)
 		}
 	}
-	if _, there := causes["web/plain"]; there || len(errs) > 0 {
-		t.Errorf("a pod that should have nothing is in the list, or it complains: %s", errs)
+	for _, pod := range []string{"web/plain", "web/skipped"} {
+		if _, there := causes[pod]; there || len(errs) > 0 {
+			t.Errorf("%s, which should have nothing, is in the list, or it complains: %s", pod, errs)
+		}
 	}
 	out, _, err = w.s.lanyard("doctor", "--kubeconfig", w.k.kubeconfig, "--cluster", "one", "-A", "-n", "lanyard")
 	wantStatus(t, err, 3)

@@ -109,24 +109,9 @@ func parse(args []string, stderr io.Writer) (*config, error) {
 	flags.StringVar(&c.webhookName, "webhook-configuration", "pod-identity-webhook", "`name` of the MutatingWebhookConfiguration")
 
 	s := &c.settings
-	flags.StringVar(&s.AnnotationPrefix, "annotation-prefix", podspec.AnnotationPrefix, "`prefix` of the annotations")
-	irsa, pods := podspec.WebIdentity.Projection(), podspec.PodIdentity.Projection()
-	flags.StringVar(&s.WebIdentity.Audience, "token-audience", irsa.Audience, "`audience` of IRSA's tokens, unless a service account says otherwise")
-	flags.StringVar(&s.WebIdentity.MountPath, "token-mount-path", irsa.MountPath, "`path` to mount IRSA's tokens at")
-	flags.Int64Var(&s.TokenExpiration, "token-expiration", podspec.TokenExpiration, "`seconds` that tokens are valid, unless a service account or a pod says otherwise")
-	flags.StringVar(&s.Region, "aws-default-region", "", "`region` to set in containers")
-	flags.BoolVar(&s.RegionalSTS, "sts-regional-endpoint", false, "set AWS_STS_REGIONAL_ENDPOINTS=regional in containers")
+	s.Flags(flags)
 	flags.BoolVar(&c.composeRole, "compose-role-arn", false, "take a role's path and name for its ARN; needs --account-id and --aws-default-region")
 	flags.StringVar(&c.account, "account-id", "", "`account` of roles that are annotated without it")
-	flags.StringVar(&s.PodIdentity.Audience, "container-credentials-audience", pods.Audience, "`audience` of Pod Identity's tokens")
-	flags.StringVar(&s.PodIdentity.MountPath, "container-credentials-token-mount-path", pods.MountPath, "`path` to mount Pod Identity's tokens at")
-	flags.StringVar(&s.PodIdentity.Volume, "container-credentials-token-volume-name", pods.Volume, "`name` of the volume of Pod Identity's tokens")
-	flags.StringVar(&s.PodIdentity.File, "container-credentials-token-path", pods.File, "`file` of Pod Identity's tokens below their mount path")
-	flags.StringVar(&s.AgentURI, "container-credentials-full-uri", podspec.AgentURI, "`URL` of the agent, as containers see it")
-	flags.StringVar(&s.Endpoint, "pod-endpoint-url", "", "`URL` of Lanyard, as containers see it, where it is the issuer of credentials")
-	flags.StringVar(&s.CA.Name, "pod-ca-config-map", "", "`name` of a ConfigMap in each pod's namespace that has the certificates to trust then")
-	flags.StringVar(&s.CA.Key, "pod-ca-key", "ca.pem", "`key` of the certificates in it")
-
 	flags.Func("pod-ca-file", "`file` with certificates in PEM to keep in that ConfigMap, where pods need it; may be given more than once: pods trust only these (default: somebody else keeps it)",
 		func(s string) error {
 			c.caFiles = append(c.caFiles, s)

@@ -50,10 +50,11 @@ service account is asked for, and credentials with it, which are thrown away; --
 read instead, by kubectl. Tokens, credentials and the values of secrets are never printed.
 
 What the caller may not read is told, with the right that is missing. All that is needed: at the Kubernetes API server to get the pod, the service
-account, the namespace, services, the MutatingWebhookConfiguration, and secrets and config maps that containers take their environment from; to
-list pods, endpointslices and networkpolicies; to create pods (for the dry run alone) and serviceaccounts/token; and to get pods/proxy of the
-agent's namespace. At AWS or Lanyard: eks:DescribeCluster, eks:ListPodIdentityAssociations, eks:DescribePodIdentityAssociation, iam:GetRole,
-iam:GetOpenIDConnectProvider and eks-auth:AssumeRoleForPodIdentity.
+account, the namespace, its node, services, the MutatingWebhookConfiguration, secrets and config maps that containers take their environment from,
+and the config map that the webhook may take roles from; to list pods, endpointslices and networkpolicies; to create pods (for the dry run
+alone) and serviceaccounts/token; and to get pods/proxy of the agent's namespace. At AWS or Lanyard: eks:DescribeCluster,
+eks:ListPodIdentityAssociations, eks:DescribePodIdentityAssociation, iam:GetRole, iam:GetOpenIDConnectProvider and
+eks-auth:AssumeRoleForPodIdentity.
 
 The exit status is 0 if no link is broken, 3 if one is, and 1 if it cannot be told.`,
 		Example: `  lanyard doctor -n web worker-0 --cluster prod

@@ -78,13 +78,18 @@ func checkAgent(f *Facts) Result {
 	case f.Agents.Value == nil:
 		return f.Agents.unknown("the agents")
 	}
+	here := f.agent()
+	if here == nil {
+		if r, told := f.nodeWithout(); told {
+			return r
+		}
+	}
 	install := "Install it: `helm upgrade --install lanyard deploy/chart`, or on EKS `aws eks create-addon --addon-name eks-pod-identity-agent " +
 		"--cluster-name " + f.Cluster + "`."
 	if len(*f.Agents.Value) == 0 {
 		return broken(install, "No agent runs in the cluster: there is no pod with the label app.kubernetes.io/name=lanyard-agent or "+
 			"eks-pod-identity-agent.")
 	}
-	here := f.agent()
 	if here == nil {
 		return broken("See `kubectl describe daemonset -A -l app.kubernetes.io/name` and the node's taints and labels: the agent's DaemonSet "+
 			"must take node "+node+".",
@@ -105,6 +110,28 @@ func checkAgent(f *Facts) Result {
 		r = r.note("Its probe could not be asked: %s.", f.Probe.Why)
 	}
 	return r
+}
+
+// computeType is the label of EKS's own nodes that says of what kind they are.
+const computeType = "eks.amazonaws.com/compute-type"
+
+// nodeWithout tells of a node that no agent is to be seen on, if it is of a kind that never has one: those of EKS Auto Mode have EKS's in
+// them, which is no pod, and Fargate has none (EKS User Guide, "Learn how EKS Pod Identity grants pods access to AWS services").
+func (f *Facts) nodeWithout() (r Result, told bool) {
+	node := f.Pod.Value.Spec.NodeName
+	switch kind := value(f.Node.Value).Labels[computeType]; {
+	case f.Node.unread() && !f.Lanyard:
+		return unknown(f.Node.Grant, "There is no pod of an agent on the pod's node %s. Nodes of EKS Auto Mode have EKS's own in them, and it cannot be told "+
+			"whether this is one: %s.", node, f.Node.Why), true
+	case kind == "auto" && !f.Lanyard:
+		return ok("The pod's node %s is one of EKS Auto Mode, with EKS's agent in it.", node), true
+	case kind == "auto":
+		return broken("Have the pod run on another node, or use IRSA.",
+			"The pod's node %s is one of EKS Auto Mode: it has EKS's own agent, which asks AWS and not Lanyard.", node), true
+	case kind == "fargate":
+		return broken("Have the pod run on a node of another kind, or use IRSA.", "The pod runs on Fargate (%s), which has no agents.", node), true
+	}
+	return r, false
 }
 
 // agent returns the agent on the pod's node, a ready one if there are several, or nil.

@@ -153,12 +153,20 @@ func checkChain(f *Facts) Result {
 	for _, c := range f.containers() {
 		env, why := f.environment(c)
 		if slices.Contains(skipped, c.Name) && len(why) == 0 && !f.hasVariables(env) && first(env, "AWS_ACCESS_KEY_ID") == "" {
-			r = r.note("The webhook leaves container %s alone, which %s.", c.Name, otherwise(env))
+			r = r.note("%s container %s alone, which %s.", f.leaver(), c.Name, otherwise(env))
 		} else if env["AWS_EC2_METADATA_DISABLED"].value == "true" {
 			r = r.note("Container %s has AWS_EC2_METADATA_DISABLED, which only keeps SDKs from the node's role.", c.Name)
 		}
 	}
 	return r
+}
+
+// leaver is who leaves containers without the pod's identity.
+func (f *Facts) leaver() string {
+	if f.selfMade() {
+		return "The pod's own specification leaves"
+	}
+	return "The webhook leaves"
 }
 
 // hasVariables reports whether a container has either variable of the way, by whomever.

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/lanyard-id/lanyard/internal/podspec"
+	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
 // maxClockSkew is by how much a clock may be wrong: signatures and tokens are refused beyond it (IAM User Guide, "Elements of an AWS
@@ -109,6 +110,12 @@ func checkPod(f *Facts) Result {
 	}
 }
 
+// leftAlone reports whether a pod has no identity because whoever made it wants it so.
+func leftAlone(p *corev1.Pod) bool {
+	_, is := p.Labels[webhook.SkipLabel]
+	return is
+}
+
 // mirror reports whether a pod only shows a static pod of its kubelet.
 func mirror(p *corev1.Pod) bool {
 	_, is := p.Annotations[corev1.MirrorPodAnnotationKey]
@@ -134,7 +141,7 @@ func checkCluster(f *Facts) Result {
 	fix := fmt.Sprintf("See `lanyard cluster list` and give its name with --cluster, or register it: `lanyard cluster register %s "+
 		"--kubeconfig FILE`.", f.Cluster)
 	switch {
-	case f.Registered.Absent && f.due() == podspec.WebIdentity:
+	case f.Registered.Absent && f.way() == podspec.WebIdentity:
 		return ok("%s knows no cluster %s, and for IRSA it need not: the provider of the cluster's issuer is what counts.", f.who(), f.Cluster)
 	case f.Registered.Absent:
 		return broken(fix, "%s knows no cluster of the name %s.", f.who(), f.Cluster)
@@ -152,36 +159,43 @@ func checkWay(f *Facts) Result {
 		return unknown(f.Associations.Grant,
 			"Service account %s names role %s, but it cannot be told whether it has an association too, which would go before it: %s.",
 			account, f.firstRole(), f.Associations.Why)
-	case due == 0 && given == 0 && (f.Account.unread() || f.Associations.unread()):
-		return unknown(cmp.Or(f.Account.Grant, f.Associations.Grant),
+	case f.selfMade():
+		return ok("The pod's own specification has it go by IRSA, as role %s: no webhook is needed for that.", cmp.Or(f.firstRole(), "of a variable"))
+	case due == 0 && given == 0 && f.ownVolume() != "":
+		return unknown("", "The pod's own specification has it go by web identity with a token in volume %s, which is none that Kubernetes makes for its service "+
+			"account: whose it is cannot be told.", f.ownVolume()).stop()
+	case due == 0 && given == 0 && (f.Account.unread() || f.Associations.unread() || f.Configured.unread()):
+		return unknown(cmp.Or(f.Account.Grant, f.Associations.Grant, f.Configured.Grant),
 			"It cannot be told whether service account %s has a role or an association: %s.",
-			account, cmp.Or(f.Account.Why, f.Associations.Why)).stop()
+			account, cmp.Or(f.Account.Why, f.Associations.Why, f.Configured.Why)).stop()
 	case due == 0 && given != 0 && f.way() != 0:
-		return unknown(cmp.Or(f.Account.Grant, f.Associations.Grant),
+		return unknown(cmp.Or(f.Account.Grant, f.Associations.Grant, f.Configured.Grant),
 			"The pod goes by %s, but it cannot be told whether service account %s still has what that takes: %s.",
-			wayName(given), account, cmp.Or(f.Account.Why, f.Associations.Why))
+			wayName(given), account, cmp.Or(f.Account.Why, f.Associations.Why, f.Configured.Why))
 	case due == 0:
 		return noWay(f, account, given)
 	case given == podspec.WebIdentity && due == podspec.PodIdentity && f.annotated():
-		return warn(recreate(f), "Service account %s has a role by annotation and an association. The pod was made before the association "+
+		return warn(recreate(f), "Service account %s has a role of its own and an association. The pod was made before the association "+
 			"and goes by IRSA; "+
 			"one that is made today goes by Pod Identity, which goes before.", account)
 	case due == podspec.PodIdentity && f.annotated():
-		return ok("Service account %s has an association and names role %s, too: Pod Identity goes before IRSA, so that the association counts.",
-			account, f.settings().Role(f.annotations()))
+		return ok("Service account %s has an association, and %s names role %s, too: Pod Identity goes before IRSA, so that the association counts.",
+			account, f.named(), f.Settings.Role(f.annotations()))
 	case due == podspec.PodIdentity:
 		return ok("Service account %s has an association: its pods go by Pod Identity.", account)
 	}
-	return ok("Service account %s names role %s: its pods go by IRSA.", account, f.firstRole())
+	return ok("%s names role %s: pods of service account %s go by IRSA.", capital(f.named()), f.firstRole(), account)
 }
 
 // noWay is for a service account that has neither a role nor an association.
 func noWay(f *Facts, account string, given podspec.Way) Result {
 	r := broken(fmt.Sprintf("Give it one: `lanyard association create --cluster %s -n %s -s %s --role-arn ARN`, or `kubectl annotate "+
 		"serviceaccount -n %[2]s %[3]s %s=ARN`; then make the pod again.",
-		f.Cluster, f.Namespace, f.account(), podspec.AnnotationPrefix+"/role-arn"),
-		"Service account %s has neither an association in cluster %s nor the annotation %s/role-arn.", account, f.Cluster,
-		podspec.AnnotationPrefix)
+		f.Cluster, f.Namespace, f.account(), f.Settings.RoleAnnotation()),
+		"Service account %s has neither an association in cluster %s nor the annotation %s.", account, f.Cluster, f.Settings.RoleAnnotation())
+	if f.Configured.Value != nil {
+		r = r.note("The ConfigMap %s/%s, which the webhook reads, does not name it either.", home(f), webhook.ConfiguredConfigMap)
+	}
 	if given == 0 && f.Pod.Value != nil {
 		r = r.note("Without either, SDKs go on to the node's role, where the node's metadata service (IMDS) answers pods.")
 	}
@@ -189,9 +203,8 @@ func noWay(f *Facts, account string, given podspec.Way) Result {
 		r = r.note("The pod was made when it had one: it goes by %s.", wayName(given))
 	}
 	for key := range f.annotations() {
-		if key != podspec.AnnotationPrefix+"/role-arn" && strings.HasSuffix(key, "/role-arn") || similar(key,
-			podspec.AnnotationPrefix+"/role-arn") {
-			r = r.note("It has the annotation %s, which is another one: was %s/role-arn meant?", key, podspec.AnnotationPrefix)
+		if want := f.Settings.RoleAnnotation(); key != want && strings.HasSuffix(key, "/role-arn") || similar(key, want) {
+			r = r.note("It has the annotation %s, which is another one: was %s meant?", key, want)
 		}
 	}
 	if f.Associations.Value == nil {
@@ -239,25 +252,44 @@ func trimHash(name string) string {
 }
 
 func checkRoleARN(f *Facts) Result {
+	if f.selfMade() {
+		return ok("The pod's own specification names the role.")
+	}
 	if f.Account.Value == nil {
 		return f.Account.unknown("the role that the service account names")
 	}
+	if !f.annotated() { // it cannot be told whether the pod's own way is still what its service account has
+		return unknown(cmp.Or(f.Configured.Grant, f.Associations.Grant), "The service account names no role, and it cannot be told what else has given the pod "+
+			"its own: %s.", cmp.Or(f.Configured.Why, f.Associations.Why, "it was not asked for"))
+	}
 	id, err := f.identity()
 	if err != nil {
-		return broken(fmt.Sprintf("Write the whole ARN: `kubectl annotate --overwrite serviceaccount -n %s %s "+
-			"%s/role-arn=arn:aws:iam::ACCOUNT:role/NAME`, then make the pod again.",
-			f.Namespace, f.account(), podspec.AnnotationPrefix), "The service account's %s. The webhook gives pods nothing by it.", err).
-			note("A webhook with --compose-role-arn completes names of roles; this cannot be seen from here.")
+		if f.Configured.Value != nil && f.Settings.Role(f.Account.Value.Annotations) == "" {
+			return broken(fmt.Sprintf("Write the whole ARN: `kubectl edit configmap -n %s %s`, then make the pod again.", home(f), webhook.ConfiguredConfigMap),
+				"What the ConfigMap %s/%s says of service account %s/%s is no role's ARN: %s. The webhook gives pods nothing by it.",
+				home(f), webhook.ConfiguredConfigMap, f.Namespace, f.account(), err)
+		}
+		r := broken(fmt.Sprintf("Write the whole ARN: `kubectl annotate --overwrite serviceaccount -n %s %s "+
+			"%s=arn:aws:iam::ACCOUNT:role/NAME`, then make the pod again.",
+			f.Namespace, f.account(), f.Settings.RoleAnnotation()), "The service account's %s. The webhook gives pods nothing by it.", err)
+		if service(f) == nil || f.Unseen != "" {
+			r = r.note("A webhook with --compose-role-arn completes names of roles; this cannot be seen from here.")
+		}
+		return r
+	}
+	naming := "service account"
+	if f.Settings.Role(f.Account.Value.Annotations) == "" {
+		naming = f.named()
 	}
 	for _, c := range f.containers() {
 		v, set := variable(c, "AWS_ROLE_ARN")
 		if set && v.ValueFrom == nil && v.Value != id.RoleARN && f.given() == podspec.WebIdentity {
-			return broken(recreate(f), "Container %s has role %s, and the service account now names %s: the pod was made before the "+
-				"annotation was changed, or sets the variable itself.",
-				c.Name, v.Value, id.RoleARN)
+			return broken(recreate(f), "Container %s has role %s, and the %s now names %s: the pod was made before that "+
+				"was changed, or sets the variable itself.",
+				c.Name, v.Value, naming, id.RoleARN)
 		}
 	}
-	return ok("The service account names %s, which is the ARN of a role.", id.RoleARN)
+	return ok("%s names %s, which is the ARN of a role.", capital(f.named()), id.RoleARN)
 }
 
 // similar reports whether one name becomes the other by at most two slips of the pen.

@@ -104,11 +104,11 @@ func checks() []check {
 		{linkCluster, always, after(linkControlPlane), checkCluster},
 		{linkWay, always, after(linkAccount, linkPod), checkWay},
 		{linkRoleARN, byWebIdentity, after(linkWay), checkRoleARN},
-		{linkWebhook, always, after(linkServer, linkWay, linkRoleARN), checkRegistration},
+		{linkWebhook, byWebhook, after(linkServer, linkWay, linkRoleARN), checkRegistration},
 		{linkChoice, registered, after(linkWebhook), checkSelectors},
 		{linkService, byService, after(linkWebhook, linkChoice), checkService},
 		{linkServing, registered, after(linkWebhook, linkChoice, linkService), checkServing},
-		{"next pod", always, after(linkServer, linkWay, linkRoleARN, linkWebhook, linkChoice, linkService, linkServing), checkDryRun},
+		{"next pod", byWebhook, after(linkServer, linkWay, linkRoleARN, linkWebhook, linkChoice, linkService, linkServing), checkDryRun},
 		{linkContainers, ofPod, after(linkPod, linkWay, linkRoleARN), checkContainers},
 		{linkProjection, mutated, after(linkPod, linkWay, linkRoleARN), checkProjection},
 		{linkToken, hasWay, after(linkAccount, linkWay, linkRoleARN, linkProjection), checkToken},
@@ -146,7 +146,9 @@ func chained(f *Facts) bool {
 	return byPodIdentity(f) && f.Association.Value != nil && f.Association.Value.TargetARN != ""
 }
 
-func registered(f *Facts) bool { return f.Registration.Value != nil }
+func byWebhook(f *Facts) bool { return !f.selfMade() }
+
+func registered(f *Facts) bool { return byWebhook(f) && f.Registration.Value != nil }
 
 func ofPod(f *Facts) bool { return f.PodName != "" }
 

@@ -214,6 +214,31 @@ func unsetEnv(f *doctor.Facts, names ...string) {
 	f.Pod.Value = p
 }
 
+// of is a chain whose webhook has flags: the pod is what it makes of one that has nothing yet.
+func of(t *testing.T, f *doctor.Facts, s podspec.Settings, way podspec.Way, annotations map[string]string) {
+	t.Helper()
+	bare(f)
+	id, err := s.Identity(way, annotations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Settings = s
+	s.Region, s.Endpoint, s.CA = "us-east-1", "https://lanyard.example", podspec.ConfigMapKey{Name: "lanyard-ca", Key: "ca.pem"}
+	pod := given(t, s, id, *f.Pod.Value)
+	f.Pod, f.DryRun = is(pod), is(doctor.DryRun{Pod: &pod})
+	f.Token.Value.Claims.Audience = []string{id.Audience}
+	if way == podspec.WebIdentity {
+		f.Provider.Value.ClientIDs = []string{id.Audience}
+		f.Role.Value.Trust = webIdentityTrust("StringEquals", "oidc.example.com/id/A:sub", "system:serviceaccount:web:worker", id.Audience)
+	}
+}
+
+// onKind puts the pod on a node of EKS's of a kind, on which no agent's pod is.
+func onKind(f *doctor.Facts, kind string, lanyard bool) {
+	f.Agents, f.Probe, f.Lanyard = is([]corev1.Pod{agentOn("node-2", corev1.ConditionTrue)}), doctor.Read[doctor.Probe]{}, lanyard
+	f.Node = is(corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Labels: map[string]string{"eks.amazonaws.com/compute-type": kind}}})
+}
+
 func refused(code, message string) doctor.Read[doctor.Call] {
 	return is(doctor.Call{Code: code, Message: message})
 }
@@ -282,6 +307,19 @@ func TestFirstBrokenLink(t *testing.T) {
 		{"the annotation was changed after the pod was made", irsa, func(f *doctor.Facts) {
 			f.Account.Value.Annotations = map[string]string{"eks.amazonaws.com/role-arn": roleARN + "-2"}
 		}, "role ARN", "has role " + roleARN, "kubectl delete pod -n web worker-0"},
+		{"the ConfigMap names no role's ARN", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = nil
+			f.Configured = is(podspec.ConfiguredAccounts{"web/worker": {RoleARN: "reader"}})
+		}, "role ARN", "What the ConfigMap lanyard/pod-identity-webhook says of service account web/worker", "kubectl edit configmap -n lanyard pod-identity-webhook"},
+		{"the ConfigMap was changed after the pod was made", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = nil
+			f.Configured = is(podspec.ConfiguredAccounts{"web/worker": {RoleARN: roleARN + "-2"}})
+		}, "role ARN", "the ConfigMap lanyard/pod-identity-webhook now names " + roleARN + "-2", "kubectl delete pod -n web worker-0"},
+		{"a webhook with another annotation", irsa, func(f *doctor.Facts) { bare(f); f.Settings.AnnotationPrefix = "example.com" }, "way",
+			"nor the annotation example.com/role-arn", "example.com/role-arn=ARN"},
+		{"Lanyard's pod on a node of EKS Auto Mode", eks, func(f *doctor.Facts) { onKind(f, "auto", true) }, "agent", "which asks AWS and not Lanyard", "another node"},
+		{"a pod on Fargate", eks, func(f *doctor.Facts) { onKind(f, "fargate", false) }, "agent", "runs on Fargate (node-1)", "use IRSA"},
+		{"an older node without an agent", eks, func(f *doctor.Facts) { onKind(f, "", false) }, "agent", "There is no agent on the pod's node node-1", "taints"},
 		{"the webhook is not installed", irsa, func(f *doctor.Facts) { unanswered(f); absent(&f.Registration) }, "webhook",
 			"There is no MutatingWebhookConfiguration pod-identity-webhook", "helm upgrade --install lanyard deploy/chart"},
 		{"the webhook is not asked about pods", eks, func(f *doctor.Facts) {
@@ -624,6 +662,16 @@ func TestWarnings(t *testing.T) {
 			f.Token.Value.Claims.Expires = now.Add(2 * time.Hour)
 		}, "clock", "ahead of this machine's"},
 		{"a pod without a node", irsa, func(f *doctor.Facts) { f.Pod.Value.Spec.NodeName = "" }, "pod", "has no node yet"},
+		{"a container with a region of its own, which the webhook adds nothing to", irsa, func(f *doctor.Facts) {
+			unsetEnv(f, "AWS_REGION", "AWS_DEFAULT_REGION")
+			setEnv(f, corev1.EnvVar{Name: "AWS_REGION", Value: "us-east-1"})
+			f.Pod.Value.Spec.Containers[1].Env = f.DryRun.Value.Pod.Spec.Containers[1].Env
+		}, "region", "ontainer app has AWS_REGION but not AWS_DEFAULT_REGION"},
+		{"a container with an endpoint of its own, which the webhook adds nothing to", irsa, func(f *doctor.Facts) {
+			unsetEnv(f, "AWS_ENDPOINT_URL_STS")
+			setEnv(f, corev1.EnvVar{Name: "AWS_ENDPOINT_URL", Value: "https://other.example"})
+			f.Pod.Value.Spec.Containers[1].Env = f.DryRun.Value.Pod.Spec.Containers[1].Env
+		}, "endpoint", "ontainer app has AWS_ENDPOINT_URL but not AWS_ENDPOINT_URL_STS"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -668,6 +716,27 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 				PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
 			}}})
 		}},
+		{"a webhook with another annotation, audience and path", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = map[string]string{"example.com/role-arn": roleARN}
+			of(t, f, podspec.Settings{
+				AnnotationPrefix: "example.com", WebIdentity: podspec.Projection{Audience: "sts.example.com", MountPath: "/var/run/tokens"},
+			}, irsa, f.Account.Value.Annotations)
+		}},
+		{"a webhook with another volume", eks, func(f *doctor.Facts) {
+			of(t, f, podspec.Settings{PodIdentity: podspec.Projection{Volume: "own-token", File: "own"}}, eks, nil)
+		}},
+		{"a webhook that completes roles", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = map[string]string{"eks.amazonaws.com/role-arn": "reader"}
+			of(t, f, podspec.Settings{Compose: &podspec.Account{Partition: "aws", ID: "111122223333"}}, irsa, f.Account.Value.Annotations)
+		}},
+		{"a role by the webhook's ConfigMap", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = nil
+			f.Configured = is(podspec.ConfiguredAccounts{"*/worker": {RoleARN: roleARN}})
+		}},
+		{"a service account that asks for regional endpoints since", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations["eks.amazonaws.com/sts-regional-endpoints"] = "true"
+		}},
+		{"a node of EKS Auto Mode", eks, func(f *doctor.Facts) { onKind(f, "auto", false) }},
 		{"a pod in its node's network", eks, func(f *doctor.Facts) { f.Pod.Value.Spec.HostNetwork = true }},
 		{"a variable that is empty", irsa, func(f *doctor.Facts) { setEnv(f, corev1.EnvVar{Name: "AWS_ACCESS_KEY_ID"}) }},
 		{"an association and a role", eks, func(f *doctor.Facts) {
@@ -690,6 +759,19 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 				p.Spec.Containers[i].VolumeMounts = []corev1.VolumeMount{{Name: "own", MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount"}}
 			}
 			f.Pod.Value = p
+		}},
+		{"a pod that has all by its own specification, without annotation and webhook", irsa, func(f *doctor.Facts) {
+			before := f.Pod.Value.Spec.Containers[0].Env
+			bare(f)
+			absent(&f.Registration)
+			absent(&f.Registered)
+			f.DryRun, f.Account.Value.Annotations = doctor.Read[doctor.DryRun]{}, nil
+			p := f.Pod.Value
+			p.Spec.Volumes = []corev1.Volume{{Name: "own", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "sts.amazonaws.com", Path: "token"}},
+			}}}}}
+			p.Spec.Containers[0].Env = before
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "own", MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount"}}
 		}},
 		{"a pod that asks the control plane itself", eks, func(f *doctor.Facts) {
 			p := f.Pod.Value.DeepCopy()
@@ -809,6 +891,25 @@ func TestWhatCannotBeRead(t *testing.T) {
 		}, "credentials"},
 		{"the agents", eks, func(f *doctor.Facts) { forbidden(&f.Agents) }, "agent"},
 		{"the network policies", eks, func(f *doctor.Facts) { forbidden(&f.Policies) }, "network policies"},
+		{"whose token a pod's own specification has", irsa, func(f *doctor.Facts) {
+			before := f.Pod.Value.Spec.Containers[0].Env
+			bare(f)
+			f.Account.Value.Annotations = nil
+			f.Pod.Value.Spec.Volumes = []corev1.Volume{{Name: "own"}}
+			f.Pod.Value.Spec.Containers[0].Env = before
+			f.Pod.Value.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "own", MountPath: "/var/run/secrets/eks.amazonaws.com/serviceaccount"}}
+		}, "way"},
+		{"the node, which may be of EKS Auto Mode", eks, func(f *doctor.Facts) { onKind(f, "", false); forbidden(&f.Node) }, "agent"},
+		{"the webhook's ConfigMap", irsa, func(f *doctor.Facts) { f.Account.Value.Annotations = nil; forbidden(&f.Configured) }, "way"},
+		{"the associations, of a pod whose service account names no role any more", irsa, func(f *doctor.Facts) {
+			f.Account.Value.Annotations = nil
+			forbidden(&f.Associations)
+		}, "way"},
+		{"the webhook's ConfigMap, of a pod without an identity", irsa, func(f *doctor.Facts) {
+			bare(f)
+			f.Account.Value.Annotations = nil
+			forbidden(&f.Configured)
+		}, "way"},
 		{"a secret with variables", eks, func(f *doctor.Facts) {
 			f.Pod.Value.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "some"}}}}
 			f.Sources["secret/some"] = doctor.Read[[]string]{Why: "it is forbidden", Grant: "Have the right given."}

@@ -2,7 +2,9 @@ package doctor
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -13,6 +15,7 @@ import (
 	"github.com/lanyard-id/lanyard/internal/idtoken"
 	"github.com/lanyard-id/lanyard/internal/podspec"
 	"github.com/lanyard-id/lanyard/internal/subject"
+	"github.com/lanyard-id/lanyard/internal/webhook"
 )
 
 // Read is one thing that was asked for. The zero Read was not asked for.
@@ -49,6 +52,14 @@ type Facts struct {
 	Duration  time.Duration // that programs ask for by web identity
 	NoCall    bool          // credentials were not to be asked for
 
+	// Settings are those of the webhook, of what every pod must have: what a webhook may leave out (region, endpoint, certificates) is
+	// not said. Zero for a webhook without flags, and for one whose flags could not be seen.
+	Settings podspec.Settings
+	// Configured has the service accounts that a ConfigMap gives roles to; it was not asked for unless the webhook reads one.
+	Configured Read[podspec.ConfiguredAccounts]
+	// Unseen says why the flags of a webhook in the cluster could not be seen.
+	Unseen string
+
 	// Of the Kubernetes API.
 	Server          Read[Server]
 	Pod             Read[corev1.Pod]
@@ -63,6 +74,7 @@ type Facts struct {
 	Sources         map[string]Read[[]string] // "secret/NAME" and "configmap/NAME" of envFrom: the keys, without values
 	Policies        Read[[]networkingv1.NetworkPolicy]
 	Agents          Read[[]corev1.Pod] // agents of the whole cluster
+	Node            Read[corev1.Node]  // the pod's, asked for where there is no agent on it
 	Probe           Read[Probe]        // of the agent beside the pod
 
 	// Of EKS, IAM, STS and EKS Auth: Lanyard's or AWS's.
@@ -155,18 +167,29 @@ func (f *Facts) account() string {
 	return f.ServiceAccount
 }
 
+// annotations are those that count for web identity: the service account's own, or what the ConfigMap says in place of them if they
+// name no role.
 func (f *Facts) annotations() map[string]string {
-	if f.Account.Value == nil {
-		return nil
+	var own map[string]string
+	if f.Account.Value != nil {
+		own = f.Account.Value.Annotations
 	}
-	return f.Account.Value.Annotations
+	if c, ok := value(f.Configured.Value).Find(f.Namespace, f.account()); ok && f.Settings.Role(own) == "" {
+		return f.Settings.Annotations(c)
+	}
+	return own
 }
 
-// settings are those of a webhook without flags: what no webhook leaves out.
-func (f *Facts) settings() podspec.Settings { return podspec.Settings{} }
+// named says what names the service account's role.
+func (f *Facts) named() string {
+	if f.Account.Value != nil && f.Settings.Role(f.Account.Value.Annotations) != "" || f.Configured.Value == nil {
+		return "service account " + f.Namespace + "/" + f.account()
+	}
+	return fmt.Sprintf("ConfigMap %s/%s", home(f), webhook.ConfiguredConfigMap)
+}
 
-// annotated reports whether the service account names a role, whatever it is.
-func (f *Facts) annotated() bool { return f.settings().Role(f.annotations()) != "" }
+// annotated reports whether the service account has a role by its annotation, or by the ConfigMap, whatever it is.
+func (f *Facts) annotated() bool { return f.Settings.Role(f.annotations()) != "" }
 
 // applies returns the association that EKS Auth would choose, or nil: of several that fit, the most specific one.
 func (f *Facts) applies() *Association {
@@ -200,7 +223,7 @@ func (f *Facts) given() podspec.Way {
 		return 0
 	}
 	for _, w := range []podspec.Way{podspec.PodIdentity, podspec.WebIdentity} {
-		if f.settings().Mutated(f.Pod.Value, w) {
+		if f.Settings.Mutated(f.Pod.Value, w) {
 			return w
 		}
 	}
@@ -214,16 +237,57 @@ func (f *Facts) way() podspec.Way {
 	switch {
 	case given == podspec.WebIdentity && f.annotated():
 		return given
-	case due == 0 && given != 0 && (f.Associations.Value == nil || f.Account.Value == nil):
+	case f.selfMade():
+		return podspec.WebIdentity
+	case due == 0 && given != 0 && (f.Associations.Value == nil || f.Account.Value == nil || f.Configured.unread()):
 		return given
 	}
 	return due
 }
 
-// identity returns what pods get by the way.
-func (f *Facts) identity() (podspec.Identity, error) {
-	return f.settings().Identity(f.way(), f.annotations())
+// selfMade reports whether the pod goes by web identity because its own specification says so, with a token of its service account: nobody
+// else has given it a way, and no webhook is needed.
+func (f *Facts) selfMade() bool {
+	_, own := f.ownToken()
+	return own && f.due() == 0 && f.given() == 0
 }
+
+// ownToken returns the volume that containers which are configured for web identity have their token in, and whether it is one of the
+// service account; empty where none is.
+func (f *Facts) ownToken() (volume string, own bool) {
+	for _, c := range f.containers() {
+		if !configured(c, podspec.WebIdentity) {
+			continue
+		}
+		file, _ := variable(c, "AWS_WEB_IDENTITY_TOKEN_FILE")
+		for _, m := range c.VolumeMounts {
+			if strings.HasPrefix(file.Value, strings.TrimSuffix(m.MountPath, "/")+"/") {
+				volume = m.Name
+			}
+		}
+		return volume, slices.ContainsFunc(f.Pod.Value.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.Name == volume && v.Projected != nil &&
+				slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
+		})
+	}
+	return "", false
+}
+
+// ownVolume returns the volume of ownToken.
+func (f *Facts) ownVolume() string {
+	volume, _ := f.ownToken()
+	return volume
+}
+
+// identity returns what pods must have by the way. A pod has credentials without what asks for regional endpoints.
+func (f *Facts) identity() (podspec.Identity, error) {
+	id, err := f.Settings.Identity(f.way(), f.annotations())
+	id.RegionalSTS = false
+	return id, err
+}
+
+// projection is the token of the way.
+func (f *Facts) projection() podspec.Projection { return f.Settings.Projection(f.way()) }
 
 // roleARN returns the role whose credentials the pod gets; empty where it is not known.
 func (f *Facts) roleARN() string {
@@ -244,7 +308,10 @@ func (f *Facts) firstRole() string {
 		}
 		return ""
 	}
-	if role := f.settings().Role(f.annotations()); role != "" {
+	if id, err := f.identity(); err == nil && id.RoleARN != "" {
+		return id.RoleARN // as the webhook completes it
+	}
+	if role := f.Settings.Role(f.annotations()); role != "" {
 		return role
 	}
 	for _, c := range f.containers() { // where the service account could not be read
@@ -257,21 +324,24 @@ func (f *Facts) firstRole() string {
 
 // audience returns the audience of the token that SDKs use.
 func (f *Facts) audience() string {
-	if f.Pod.Value != nil && f.given() == f.way() {
+	if f.Pod.Value != nil && (f.given() == f.way() || f.selfMade()) {
 		if t := f.projected(); t != nil {
 			return cmp.Or(t.Audience, "the API server's own")
 		}
 	}
 	id, err := f.identity()
 	if err != nil || id.Audience == "" {
-		return f.way().Projection().Audience
+		return f.projection().Audience
 	}
 	return id.Audience
 }
 
 // projected returns the token of the way that is projected into the pod, or nil.
 func (f *Facts) projected() *corev1.ServiceAccountTokenProjection {
-	name := f.way().Projection().Volume
+	name := f.projection().Volume
+	if f.selfMade() {
+		name, _ = f.ownToken()
+	}
 	for _, v := range f.Pod.Value.Spec.Volumes {
 		if v.Name != name || v.Projected == nil {
 			continue

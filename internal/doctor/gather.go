@@ -17,7 +17,6 @@ import (
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -233,11 +232,9 @@ func (d *Doctor) server(ctx context.Context) Read[Server] {
 	return found(Server{Address: d.c.Address, Date: a.date})
 }
 
-// webhook reads the registration, what its selectors need, and what becomes of a pod that is made today.
+// webhook reads the registration and what the webhook is told, what its selectors need, and what becomes of a pod that is made today.
 func (d *Doctor) webhook(ctx context.Context, f *Facts) {
-	const group = "admissionregistration.k8s.io"
-	f.Registration = read[admissionv1.MutatingWebhookConfiguration](ctx, d, group, "mutatingwebhookconfigurations", "",
-		"/apis/"+group+"/v1/mutatingwebhookconfigurations/"+url.PathEscape(d.c.Webhook))
+	d.settings(ctx, f)
 	namespace := read[corev1.Namespace](ctx, d, "", "namespaces", "", "/api/v1/namespaces/"+url.PathEscape(f.Namespace))
 	f.NamespaceLabels = Read[map[string]string]{Absent: namespace.Absent, Why: namespace.Why, Grant: namespace.Grant}
 	if namespace.Value != nil {
@@ -514,6 +511,9 @@ func (d *Doctor) agents(ctx context.Context, f *Facts) {
 		f.Agents = found(agents.Value.Items)
 	}
 	here := f.agent()
+	if node := f.Pod.Value.Spec.NodeName; here == nil && node != "" {
+		f.Node = read[corev1.Node](ctx, d, "", "nodes", "", "/api/v1/nodes/"+url.PathEscape(node))
+	}
 	if here == nil {
 		return
 	}
@@ -554,18 +554,22 @@ func (d *Doctor) PodsWithIdentity(ctx context.Context, namespace string) ([][2]s
 	}); err != nil {
 		return nil, err
 	}
+	common := &Facts{Webhook: d.c.Webhook}
+	d.settings(ctx, common)
 	var found [][2]string
 	err := list(ctx, d, in, "pods", namespace, func(page *corev1.PodList) string {
 		for _, p := range page.Items {
 			if p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || mirror(&p) {
 				continue
 			}
-			f := &Facts{Namespace: p.Namespace, PodName: p.Name, Pod: Read[corev1.Pod]{Value: &p}}
+			f := &Facts{
+				Namespace: p.Namespace, PodName: p.Name, Pod: Read[corev1.Pod]{Value: &p}, Settings: common.Settings, Configured: common.Configured,
+			}
 			if a, there := accounts[[2]string{p.Namespace, f.account()}]; there {
 				f.Account = Read[corev1.ServiceAccount]{Value: &a}
 			}
 			d.associations(ctx, f)
-			if f.due() != 0 || f.given() != 0 {
+			if f.given() != 0 || f.selfMade() || f.due() != 0 && !leftAlone(&p) {
 				found = append(found, [2]string{p.Namespace, p.Name})
 			}
 		}

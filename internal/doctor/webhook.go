@@ -36,7 +36,7 @@ func (f *Facts) complete() bool {
 	if err != nil || f.given() != f.way() {
 		return false
 	}
-	patch, err := f.settings().Patch(f.Pod.Value, id)
+	patch, err := f.Settings.Patch(f.Pod.Value, id)
 	return err == nil && len(patch) == 0
 }
 
@@ -60,7 +60,11 @@ func checkRegistration(f *Facts) Result {
 		}
 		policies = append(policies, fmt.Sprintf("%s with failurePolicy %s", w.Name, policy))
 	}
-	return ok("The webhook is registered: %s.", strings.Join(policies, ", "))
+	r := ok("The webhook is registered: %s.", strings.Join(policies, ", "))
+	if f.Unseen != "" {
+		r = r.note("Its flags could not be seen, so that it is taken for one without: %s.", f.Unseen)
+	}
+	return r
 }
 
 // podWebhooks returns the registered webhooks that are asked when pods are created.
@@ -170,7 +174,7 @@ func home(f *Facts) string {
 	return "lanyard"
 }
 
-func byService(f *Facts) bool { return service(f) != nil }
+func byService(f *Facts) bool { return byWebhook(f) && service(f) != nil }
 
 func checkService(f *Facts) Result {
 	s := service(f)
@@ -268,13 +272,13 @@ func checkDryRun(f *Facts) Result {
 			"The API server cannot ask the webhook, and refuses pods: %s.", d.Refusal)
 	case d.Pod == nil:
 		return unknown("", "Such a pod would be refused, so that nothing can be told about the webhook: %s.", d.Refusal)
-	case !f.settings().Mutated(d.Pod, f.due()) && f.due() == podspec.PodIdentity && f.applies().Whom.IsPattern():
+	case !f.Settings.Mutated(d.Pod, f.due()) && f.due() == podspec.PodIdentity && f.applies().Whom.IsPattern():
 		return warnings(f.suffers("Wait for the webhook's next look at the associations (its flag --association-sync-period says when), and "+
 			"make the pod again. "+logs,
 			"A pod that is made today gets nothing from the webhook: its association is for the pattern %s/%s, and the webhook may not have "+
 				"seen that yet.",
 			f.applies().Whom.Namespace, f.applies().Whom.ServiceAccount))
-	case !f.settings().Mutated(d.Pod, f.due()) && f.due() != 0:
+	case !f.Settings.Mutated(d.Pod, f.due()) && f.due() != 0:
 		if f.Registration.Value != nil && len(podWebhooks(f)) > 0 && len(d.Warnings) == 0 {
 			return warnings(f.suffers(fmt.Sprintf("See that the webhook runs and that the API server reaches it and trusts its certificate: `kubectl get "+
 				"pods -n %s`, then `kubectl logs -n %[1]s deployment/lanyard-webhook`.", home(f)),
@@ -289,17 +293,20 @@ func checkDryRun(f *Facts) Result {
 // checkContainers holds the pod against what podspec gives to one, container by container.
 func checkContainers(f *Facts) Result {
 	pod, way := f.Pod.Value, f.way()
+	if f.selfMade() {
+		return ok("The containers have what IRSA takes by the pod's own specification.")
+	}
 	id, err := f.identity()
 	if err != nil {
-		return unknown("", "What the pod should have cannot be told: %s.", err)
+		return unknown("", "What the pod should have cannot be told, since its service account names no role that could be read.")
 	}
 	if f.given() == 0 && !f.byHand() {
 		return broken(recreate(f), "The pod has nothing of its identity: it was made before its service account had %s, or while no webhook "+
 			"answered.", what(way))
 	}
-	patch, err := f.settings().Patch(pod, id)
+	patch, err := f.Settings.Patch(pod, id)
 	if err != nil {
-		return broken(fmt.Sprintf("Give the pod's own volume %s another name, and make the pod again.", way.Projection().Volume), "%s.",
+		return broken(fmt.Sprintf("Give the pod's own volume %s another name, and make the pod again.", f.projection().Volume), "%s.",
 			capital(err.Error()))
 	}
 	lacks := map[string][]string{}
@@ -320,7 +327,7 @@ func checkContainers(f *Facts) Result {
 	}
 	r := ok("All containers have what %s takes.", wayName(way))
 	if len(skipped) > 0 {
-		r = warn(fmt.Sprintf("If they need credentials, take them out of the annotation %s/skip-containers.", podspec.AnnotationPrefix),
+		r = warn(fmt.Sprintf("If they need credentials, take them out of the annotation %s.", f.Settings.SkipAnnotation()),
 			"The pod keeps the webhook from its containers %s, and the others have what %s takes.", strings.Join(skipped, ", "), wayName(way))
 	}
 	if d := f.DryRun.Value; d != nil && d.Pod != nil {
@@ -403,18 +410,20 @@ func names(o podspec.Operation) []string {
 	return all
 }
 
-// skippedContainers returns the containers of the pod that its annotation keeps the webhook from.
+// skippedContainers returns the containers of the pod that its annotation keeps the webhook from, or that a pod which has made its identity
+// itself has not given it to.
 func (f *Facts) skippedContainers() (all []string) {
-	skip := f.settings().Skipped(f.Pod.Value)
+	skip := f.Settings.Skipped(f.Pod.Value)
 	for _, c := range f.containers() {
-		if skip[c.Name] {
+		if skip[c.Name] || f.selfMade() && !configured(c, podspec.WebIdentity) {
 			all = append(all, c.Name)
 		}
 	}
 	return all
 }
 
-// behind says which variables the containers of a pod that is made today have, and this pod's have not.
+// behind says which variables the containers of a pod that is made today have, and this pod's have not, although they would if it were
+// made again: the webhook leaves out what goes together with one that a container has of its own.
 func behind(pod, today *corev1.Pod, skipped []string) string {
 	var all []string
 	for _, c := range pod.Spec.Containers {
@@ -424,7 +433,7 @@ func behind(pod, today *corev1.Pod, skipped []string) string {
 		}
 		var missing []string
 		for _, v := range today.Spec.Containers[i].Env {
-			if _, set := variable(c, v.Name); !set {
+			if _, set := variable(c, v.Name); !set && !chosenOtherwise(c, today.Spec.Containers[i], v.Name) {
 				missing = append(missing, v.Name)
 			}
 		}
@@ -435,15 +444,25 @@ func behind(pod, today *corev1.Pod, skipped []string) string {
 	return strings.Join(all, "; ")
 }
 
+// chosenOtherwise reports whether a container has of its own what goes together with a variable: another value than is given today, or one
+// region variable alone, as no webhook gives it.
+func chosenOtherwise(c, today corev1.Container, name string) bool {
+	return slices.ContainsFunc(podspec.Together(name), func(other string) bool {
+		have, set := variable(c, other)
+		given, _ := variable(today, other)
+		return set && (have.Value != given.Value || strings.HasSuffix(other, "_REGION"))
+	})
+}
+
 // checkProjection looks at the token's volume.
 func checkProjection(f *Facts) Result {
-	volume := f.way().Projection().Volume
+	volume := f.projection().Volume
 	t := f.projected()
 	if t == nil {
 		return broken("Give that volume another name in the pod's template, and make the pod again.",
 			"The pod's volume %s projects no service account token.", volume)
 	}
-	want := f.way().Projection().Audience
+	want := f.projection().Audience
 	if id, err := f.identity(); err == nil {
 		want = id.Audience
 	}

@@ -54,8 +54,8 @@ type Identity struct {
 	Jitter int64
 }
 
-// projection returns where the token goes.
-func (s Settings) projection(w Way) Projection {
+// Projection returns the token that a way's pods are given, and where it goes.
+func (s Settings) Projection(w Way) Projection {
 	p, set := w.Projection(), s.PodIdentity
 	if w == WebIdentity {
 		set = s.WebIdentity
@@ -78,6 +78,12 @@ func (s Settings) annotation(name string) string {
 	return prefix + "/" + name
 }
 
+// RoleAnnotation returns the name of the annotation by which a service account names its role.
+func (s Settings) RoleAnnotation() string { return s.annotation(roleAnnotation) }
+
+// SkipAnnotation returns the name of the annotation by which a pod keeps the webhook from containers.
+func (s Settings) SkipAnnotation() string { return s.annotation(skipContainersAnnotation) }
+
 // Role returns the role that a service account is annotated with, whatever it is; empty without one.
 func (s Settings) Role(annotations map[string]string) string {
 	return annotations[s.annotation(roleAnnotation)]
@@ -89,7 +95,7 @@ var roleARN = regexp.MustCompile(`^arn:aws[a-z0-9-]*:iam::[0-9]{12}:role/[\w\-/.
 // Identity returns what the pods of a service account with these annotations get by a way. The error says that the role of
 // WebIdentity is missing or no role's ARN.
 func (s Settings) Identity(w Way, annotations map[string]string) (Identity, error) {
-	id := Identity{Way: w, Audience: s.projection(w).Audience, Expiration: s.TokenExpiration, RegionalSTS: s.RegionalSTS}
+	id := Identity{Way: w, Audience: s.Projection(w).Audience, Expiration: s.TokenExpiration, RegionalSTS: s.RegionalSTS}
 	if id.Expiration == 0 {
 		id.Expiration = TokenExpiration
 	}

@@ -80,7 +80,7 @@ func (s Settings) Patch(pod *corev1.Pod, id Identity) ([]Operation, error) {
 func (s Settings) PatchEphemeral(pod, old *corev1.Pod, id Identity) ([]Operation, error) {
 	p := s.plan(pod, id)
 	have, err := p.volumes(pod)
-	if err != nil || !have[s.projection(id.Way).Volume] {
+	if err != nil || !have[s.Projection(id.Way).Volume] {
 		return nil, err
 	}
 	if !have[caVolume] {
@@ -103,7 +103,7 @@ func (s Settings) PatchEphemeral(pod, old *corev1.Pod, id Identity) ([]Operation
 
 // Mutated reports whether a pod has the volume of a way's token.
 func (s Settings) Mutated(pod *corev1.Pod, w Way) bool {
-	name := s.projection(w).Volume
+	name := s.Projection(w).Volume
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name })
 }
 
@@ -129,7 +129,7 @@ type plan struct {
 func (s Settings) plan(pod *corev1.Pod, id Identity) *plan {
 	windows := pod.Spec.NodeSelector["kubernetes.io/os"] == "windows" || pod.Spec.NodeSelector["beta.kubernetes.io/os"] == "windows" ||
 		pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows
-	token := s.projection(id.Way)
+	token := s.Projection(id.Way)
 	expiration := id.Expiration
 	if n, ok := readExpiration(pod.Annotations[s.annotation(expirationAnnotation)]); ok {
 		expiration = n
@@ -223,7 +223,7 @@ func (p *plan) container(at string, c *corev1.Container) []Operation {
 	}
 	var env []corev1.EnvVar
 	for _, v := range p.env {
-		if !slices.ContainsFunc(together(v.Name), func(name string) bool { return set[name] }) {
+		if !slices.ContainsFunc(Together(v.Name), func(name string) bool { return set[name] }) {
 			env = append(env, corev1.EnvVar{Name: v.Name, Value: v.Value})
 		}
 	}
@@ -241,8 +241,8 @@ func appendTo[T any](at string, have int, items []T) (patch []Operation) {
 	return patch
 }
 
-// together returns the variables that are set together: a container that has one of them gets none.
-func together(name string) []string {
+// Together returns the variables that are set together with one, itself among them: a container that has one of them gets none.
+func Together(name string) []string {
 	for _, names := range [][]string{
 		{"AWS_DEFAULT_REGION", "AWS_REGION"},
 		{"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"},

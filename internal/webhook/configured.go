@@ -20,7 +20,7 @@ import (
 // The ConfigMap of AWS's webhook, in its namespace, and the key of its text.
 const (
 	ConfiguredConfigMap = "pod-identity-webhook"
-	configuredKey       = "config"
+	ConfiguredKey       = "config"
 )
 
 // Configured knows the service accounts that have a role without an annotation; the zero Configured knows none. Both functions return the
@@ -78,7 +78,7 @@ func NewConfigMapAccounts(c ConfigMapAccountsConfig) *ConfigMapAccounts {
 		case m == nil:
 			return nil, nil
 		}
-		return podspec.ParseConfiguredAccounts([]byte(m.Data[configuredKey]))
+		return podspec.ParseConfiguredAccounts([]byte(m.Data[ConfiguredKey]))
 	})
 	return a
 }
@@ -89,7 +89,7 @@ func (a *ConfigMapAccounts) follow(o any) {
 	if !ok {
 		return
 	}
-	accounts, err := podspec.ParseConfiguredAccounts([]byte(m.Data[configuredKey]))
+	accounts, err := podspec.ParseConfiguredAccounts([]byte(m.Data[ConfiguredKey]))
 	if err != nil {
 		a.log.Warn("ConfigMap not read, so that its roles are those of before", "namespace", m.Namespace, "name", m.Name, "err", err)
 		return
