@@ -296,8 +296,8 @@ func TestDoctor(t *testing.T) {
 			"has AWS_ACCESS_KEY_ID, from the pod's specification", "Take AWS_ACCESS_KEY_ID"},
 		{"keys of a secret", "on-secret", "node-1", `, "envFrom": [{"secretRef": {"name": "old-keys"}}]`, "SDK's choice",
 			"has AWS_ACCESS_KEY_ID, from secret old-keys", "they come from secret old-keys"},
-		{"web identity beside Pod Identity", "on-both", "node-1", `, "env": [{"name": "AWS_ROLE_ARN", "value": "arn:aws:iam::111122223333:role/reader"}]`,
-			"SDK's choice", "has AWS_ROLE_ARN beside Pod Identity", "Take AWS_ROLE_ARN"},
+		{"web identity beside Pod Identity", "on-both", "node-1", `, "env": [{"name": "AWS_ROLE_ARN", "value": "arn:aws:iam::111122223333:role/reader"},
+{"name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": "/token"}]`, "SDK's choice", "has AWS_WEB_IDENTITY_TOKEN_FILE beside Pod Identity", "Take AWS_ROLE_ARN"},
 	} {
 		s.must("association", "create", "--cluster", "one", "-n", "web", "-s", c.account, "--role-arn", "arn:aws:iam::"+account+":role/worker")
 		w.account(c.account, "")

@@ -108,12 +108,18 @@ func checkChain(f *Facts) Result {
 				"Container %s has %s, from %s: all SDKs take such keys before anything else, so that it does not use its role.", c.Name, name,
 				env[name].origin())
 		}
-		if name := first(env, "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"); f.way() == podspec.PodIdentity && name != "" {
+		// It is the token's file that SDKs go by: a role's ARN alone, which programs have for purposes of their own, they pass over.
+		if name := first(env, "AWS_WEB_IDENTITY_TOKEN_FILE"); f.way() == podspec.PodIdentity && name != "" {
 			return broken(fmt.Sprintf("Take AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE out of container %s (they come from %s), and make "+
 				"the pod again.", c.Name, env[name].origin()),
 				"Container %s has %s beside Pod Identity, from %s: web identity goes before containers' credentials in the SDKs for Go, "+
 					"Python, Java and JavaScript.",
 				c.Name, name, env[name].origin())
+		}
+		if has, lacks := f.half(env); has != "" {
+			return broken(fmt.Sprintf("Take %s out of container %s (it comes from %s), so that the webhook sets both, and make the pod again.", has, c.Name, env[has].origin()),
+				"Container %s has %s of its own and no %s: a webhook gives neither where there is one of them, and SDKs need both for %s.",
+				c.Name, has, lacks, wayName(f.way()))
 		}
 		if !f.hasVariables(env) {
 			without = append(without, fmt.Sprintf("container %s %s", c.Name, otherwise(env)))
@@ -173,6 +179,19 @@ func (f *Facts) leaver() string {
 func (f *Facts) hasVariables(env map[string]setting) bool {
 	names := podspec.Env(f.way(), podspec.Options{})
 	return first(env, names[0].Name, names[1].Name) != ""
+}
+
+// half returns which of the way's two variables a container has if it has one alone, and the other one; empty otherwise.
+func (f *Facts) half(env map[string]setting) (has, lacks string) {
+	names := podspec.Env(f.way(), podspec.Options{})
+	a, b := names[0].Name, names[1].Name
+	switch {
+	case first(env, a) != "" && first(env, b, "AWS_CONTAINER_AUTHORIZATION_TOKEN") == "":
+		return a, b
+	case first(env, a) == "" && first(env, b) != "":
+		return b, a
+	}
+	return "", ""
 }
 
 // otherwise says what SDKs do in a container that leads them to no credentials of the pod's.

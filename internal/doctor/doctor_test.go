@@ -566,7 +566,13 @@ func TestFirstBrokenLink(t *testing.T) {
 		}, "SDK's choice", "Container sidecar has AWS_ACCESS_KEY_ID, from secret old", "container sidecar"},
 		{"web identity beside Pod Identity", eks, func(f *doctor.Facts) {
 			setEnv(f, corev1.EnvVar{Name: "AWS_ROLE_ARN", Value: roleARN})
-		}, "SDK's choice", "Container app has AWS_ROLE_ARN beside Pod Identity", "Take AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE out"},
+			setEnv(f, corev1.EnvVar{Name: "AWS_WEB_IDENTITY_TOKEN_FILE", Value: "/token"})
+		}, "SDK's choice", "Container app has AWS_WEB_IDENTITY_TOKEN_FILE beside Pod Identity", "Take AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE out"},
+		{"a role of the container's own, which keeps the webhook from giving it the token's file", irsa, func(f *doctor.Facts) {
+			unsetEnv(f, "AWS_WEB_IDENTITY_TOKEN_FILE")
+		}, "SDK's choice", "Container app has AWS_ROLE_ARN of its own and no AWS_WEB_IDENTITY_TOKEN_FILE", "Take AWS_ROLE_ARN out of container app"},
+		{"a token's file of the container's own", eks, func(f *doctor.Facts) { unsetEnv(f, "AWS_CONTAINER_CREDENTIALS_FULL_URI") }, "SDK's choice",
+			"Container app has AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE of its own and no AWS_CONTAINER_CREDENTIALS_FULL_URI", "so that the webhook sets both"},
 		{"credentials of ECS", eks, func(f *doctor.Facts) {
 			setEnv(f, corev1.EnvVar{Name: "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", Value: "/x"})
 		}, "SDK's choice", "has AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "Take AWS_CONTAINER_CREDENTIALS_RELATIVE_URI out"},
@@ -738,6 +744,9 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 		}},
 		{"a node of EKS Auto Mode", eks, func(f *doctor.Facts) { onKind(f, "auto", false) }},
 		{"a pod in its node's network", eks, func(f *doctor.Facts) { f.Pod.Value.Spec.HostNetwork = true }},
+		{"a role's ARN beside Pod Identity, which SDKs pass over", eks, func(f *doctor.Facts) {
+			setEnv(f, corev1.EnvVar{Name: "AWS_ROLE_ARN", Value: roleARN + "-of-another-account"})
+		}},
 		{"a variable that is empty", irsa, func(f *doctor.Facts) { setEnv(f, corev1.EnvVar{Name: "AWS_ACCESS_KEY_ID"}) }},
 		{"an association and a role", eks, func(f *doctor.Facts) {
 			f.Account.Value.Annotations = map[string]string{"eks.amazonaws.com/role-arn": roleARN}
