@@ -45,7 +45,7 @@ func (f *Facts) environment(c corev1.Container) (env map[string]setting, why []s
 		}
 	}
 	for _, v := range c.Env {
-		s := setting{value: v.Value, known: true}
+		s := setting{value: v.Value, known: !strings.Contains(v.Value, "$(")} // such a reference the kubelet resolves
 		if from := v.ValueFrom; from != nil {
 			s = setting{from: "the pod's fields"}
 			switch {

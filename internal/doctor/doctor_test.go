@@ -706,6 +706,10 @@ func TestWhatIsAsItMustBe(t *testing.T) {
 			setEnv(f, corev1.EnvVar{Name: "http_proxy", Value: "http://proxy.example"})
 			setEnv(f, corev1.EnvVar{Name: "no_proxy", Value: "localhost, 169.254.0.0/16"})
 		}},
+		{"a proxy that leaves out what another variable says", eks, func(f *doctor.Facts) {
+			setEnv(f, corev1.EnvVar{Name: "HTTP_PROXY", Value: "http://proxy.example"})
+			setEnv(f, corev1.EnvVar{Name: "NO_PROXY", Value: "$(CLUSTER_NO_PROXY),example.com"})
+		}},
 		{"a proxy for HTTPS alone", eks, func(f *doctor.Facts) { setEnv(f, corev1.EnvVar{Name: "HTTPS_PROXY", Value: "http://proxy.example"}) }},
 		{"a network policy that lets the agent be reached", eks, func(f *doctor.Facts) {
 			f.Policies = is([]networkingv1.NetworkPolicy{{Spec: networkingv1.NetworkPolicySpec{
