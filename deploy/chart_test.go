@@ -524,6 +524,33 @@ func TestAccessPoliciesAreBoundInTheWholeCluster(t *testing.T) {
 	}
 }
 
+// An agent, which is on its node's network, asks the cluster's DNS for what only that knows.
+func TestAgentsFindTheEndpoint(t *testing.T) {
+	t.Parallel()
+	const joined = "clusterName: demo\nserver: {enabled: false}\nendpoint: "
+	for _, tt := range []struct {
+		name, values string
+		want         corev1.DNSPolicy
+	}{
+		{"the release's own server", "clusterName: demo", corev1.DNSClusterFirstWithHostNet},
+		{"a service", joined + "https://lanyard-server.lanyard.svc", corev1.DNSClusterFirstWithHostNet},
+		{"a service with its port", joined + "https://lanyard-server.lanyard.svc:8443", corev1.DNSClusterFirstWithHostNet},
+		{"a service with the cluster's domain", joined + "https://lanyard-server.lanyard.svc.cluster.local:8443", corev1.DNSClusterFirstWithHostNet},
+		{"a service with another cluster's domain", joined + "https://lanyard-server.lanyard.svc.other.local", corev1.DNSDefault},
+		{"a name for all", joined + "https://lanyard.example.com:8443", corev1.DNSDefault},
+		{"AWS", "clusterName: demo\nissuer: aws\nserver: {enabled: false}", corev1.DNSDefault},
+		{"what somebody chose", "clusterName: demo\nagent: {dnsPolicy: Default}", corev1.DNSDefault},
+	} {
+		agent := of[*appsv1.DaemonSet](render(t, tt.values))["lanyard-agent"]
+		if agent == nil {
+			t.Fatalf("%s: there is no agent", tt.name)
+		}
+		if got := agent.Spec.Template.Spec.DNSPolicy; got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestRolesGiveLeast(t *testing.T) {
 	t.Parallel()
 	const cleanup, webhook = "lanyard-webhook-cleanup", "lanyard-webhook"
