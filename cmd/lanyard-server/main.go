@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/daemon"
@@ -148,7 +150,10 @@ func run(
 		return err
 	}
 	partition, _ := arn.PartitionOfRegion(c.Region) // validate has seen the region
-	review, err := c.tokenReview(log)
+	if c.TokenReview.Every != 0 {
+		klog.SetSlogLogger(log) // of the whole process
+	}
+	review, err := c.tokenReview()
 	if err != nil {
 		return err
 	}

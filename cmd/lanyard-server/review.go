@@ -2,11 +2,9 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/tokenreview"
@@ -48,12 +46,11 @@ func (a clusterAccess) server() (*tokenreview.APIServer, error) {
 }
 
 // tokenReview makes the clients of the clusters that are asked about tokens, unless that is off.
-func (c *config) tokenReview(log *slog.Logger) (controlplane.TokenReview, error) {
+func (c *config) tokenReview() (controlplane.TokenReview, error) {
 	review := controlplane.TokenReview{Every: c.TokenReview.Every, Servers: map[string]*tokenreview.APIServer{}}
 	if review.Every == 0 {
 		return controlplane.TokenReview{}, nil
 	}
-	klog.SetSlogLogger(log)
 	for name, access := range c.TokenReview.Clusters {
 		server, err := access.server()
 		if err != nil {

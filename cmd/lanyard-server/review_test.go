@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -56,7 +55,7 @@ func TestAnAPIServerIsAskedAsItsKubeconfigSays(t *testing.T) {
 	}
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 	file := kubeconfig(t, fmt.Sprintf("server: %q, certificate-authority-data: %s", s.URL, base64.StdEncoding.EncodeToString(certificate)), "tokenFile: "+token)
-	review, err := reviewing(clusterAccess{Kubeconfig: file}).tokenReview(slog.New(slog.DiscardHandler))
+	review, err := reviewing(clusterAccess{Kubeconfig: file}).tokenReview()
 	if err != nil || review.Every != time.Minute {
 		t.Fatalf("got %v, %v", review, err)
 	}
@@ -80,19 +79,19 @@ func TestAPIServersThatAreNotAsked(t *testing.T) {
 		{"anybody's certificate", clusterAccess{Kubeconfig: kubeconfig(t, "server: 'https://k', insecure-skip-tls-verify: true", "token: t")}, "not known by a certificate"},
 		{"outside of a cluster", clusterAccess{InCluster: true}, "cluster one: unable to load in-cluster configuration"},
 	} {
-		if _, err := reviewing(c.access).tokenReview(slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := reviewing(c.access).tokenReview(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
 	}
 	off := reviewing(clusterAccess{Kubeconfig: "/nonexistent/kubeconfig"})
 	off.TokenReview.Every = 0
-	if review, err := off.tokenReview(slog.New(slog.DiscardHandler)); err != nil || review.Every != 0 || len(review.Servers) != 0 {
+	if review, err := off.tokenReview(); err != nil || review.Every != 0 || len(review.Servers) != 0 {
 		t.Errorf("while reviews are off: %v, %v", review, err)
 	}
 }
 
+// It is not run beside others: a server with reviews sets the logger of the Kubernetes libraries, of which a process has one.
 func TestTheFlagTakesThePlaceOfTheConfiguredTokenReview(t *testing.T) {
-	t.Parallel()
 	file, _ := files(t, "tokenReview: {clusters: {one: {kubeconfig: /nonexistent/kubeconfig}}}\n")
 	for _, c := range []struct{ flag, want string }{
 		{"30s", "find the API server of cluster one"},
