@@ -14,6 +14,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/lanyard-id/lanyard/internal/awstest"
 )
 
 // binaries is where TestMain puts the programs.
@@ -107,6 +109,7 @@ func (s *server) as(c aws.Credentials) aws.Config {
 		Region:       s.env["AWS_REGION"],
 		BaseEndpoint: aws.String(s.env["AWS_ENDPOINT_URL"]),
 		Credentials:  credentials.StaticCredentialsProvider{Value: c},
+		HTTPClient:   awstest.HTTPClient(),
 		Retryer:      func() aws.Retryer { return aws.NopRetryer{} },
 	}
 }

@@ -139,14 +139,37 @@ func (c Client) Credentials() aws.CredentialsProviderFunc {
 	}
 }
 
+// HTTPClient is what AWS's clients that try once are to connect by. The SDK closes a request's body when its answer begins. Whoever copies the
+// body still, and would be at its end, is then told of an error by its WriteTo, where its Read would just say that it ends; and net/http closes
+// the connection for that, under an answer of which some kilobytes may be on their way. The SDK's retries hide it.
+func HTTPClient() *http.Client {
+	return &http.Client{Transport: whole{http.DefaultTransport.(*http.Transport).Clone()}}
+}
+
+// whole sends bodies that can only be read.
+type whole struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (w whole) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(r.Context())
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return w.RoundTripper.RoundTrip(r)
+}
+
 // IAM is AWS's client of IAM; it tries once.
 func (c Client) IAM() *awsiam.Client {
-	return awsiam.New(awsiam.Options{Region: Region, BaseEndpoint: &c.URL, Credentials: c.Credentials(), Retryer: aws.NopRetryer{}})
+	return awsiam.New(awsiam.Options{
+		Region: Region, BaseEndpoint: &c.URL, Credentials: c.Credentials(), HTTPClient: HTTPClient(), Retryer: aws.NopRetryer{},
+	})
 }
 
 // EKS is AWS's client of EKS; it tries once.
 func (c Client) EKS() *awseks.Client {
-	return awseks.New(awseks.Options{Region: Region, BaseEndpoint: &c.URL, Credentials: c.Credentials(), Retryer: aws.NopRetryer{}})
+	return awseks.New(awseks.Options{
+		Region: Region, BaseEndpoint: &c.URL, Credentials: c.Credentials(), HTTPClient: HTTPClient(), Retryer: aws.NopRetryer{},
+	})
 }
 
 // Document is a policy of statements.

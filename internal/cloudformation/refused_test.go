@@ -457,7 +457,7 @@ func TestChangeSetThatCreates(t *testing.T) {
 func TestPages(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t)
-	ctx, c := t.Context(), r.patient()
+	ctx, c := t.Context(), r.cfn()
 	var template strings.Builder
 	template.WriteString(`{"Resources":{"Role":{"Type":"AWS::IAM::Role","Properties":{"AssumeRolePolicyDocument":` + podsTrust + `}}`)
 	for i := range 110 {

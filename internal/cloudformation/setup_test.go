@@ -115,18 +115,15 @@ func (r *replica) as(key sigv4.Credentials) *replica {
 }
 
 func (r *replica) cfn() *awscfn.Client {
-	return awscfn.New(awscfn.Options{Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), Retryer: aws.NopRetryer{}})
-}
-
-// patient is cfn for answers of many kilobytes. A server in the same process answers so soon that the client's transport may not be done with
-// the request's body; it then closes the connection under the answer, and the SDK asks again unless it is told not to.
-func (r *replica) patient() *awscfn.Client {
-	return awscfn.New(awscfn.Options{Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials()})
+	return awscfn.New(awscfn.Options{
+		Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), HTTPClient: awstest.HTTPClient(), Retryer: aws.NopRetryer{},
+	})
 }
 
 func (r *replica) s3Client() *awss3.Client {
 	return awss3.New(awss3.Options{
-		Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), Retryer: aws.NopRetryer{}, UsePathStyle: true,
+		Region: region, BaseEndpoint: &r.URL, Credentials: r.Credentials(), HTTPClient: awstest.HTTPClient(),
+		Retryer: aws.NopRetryer{}, UsePathStyle: true,
 	})
 }
 
@@ -229,7 +226,7 @@ func (r *replica) physical(t testing.TB, stack, logical string) string {
 func (r *replica) reasons(t testing.TB, stack, logical, status string) []string {
 	t.Helper()
 	var reasons []string
-	pages := awscfn.NewDescribeStackEventsPaginator(r.patient(), &awscfn.DescribeStackEventsInput{StackName: &stack})
+	pages := awscfn.NewDescribeStackEventsPaginator(r.cfn(), &awscfn.DescribeStackEventsInput{StackName: &stack})
 	for pages.HasMorePages() {
 		out, err := pages.NextPage(t.Context())
 		if err != nil {

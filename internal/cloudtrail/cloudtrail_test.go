@@ -21,6 +21,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/cloudtrail"
 	"github.com/lanyard-id/lanyard/policy"
 )
@@ -83,7 +84,8 @@ func newServerFor(t *testing.T, bucket string) *server {
 func (s *server) client(account, region string) *awscloudtrail.Client {
 	s.ahead.Add(int64(time.Minute)) // no test but one is about the rate
 	return awscloudtrail.New(awscloudtrail.Options{
-		Region: region, BaseEndpoint: &s.url, Retryer: aws.NopRetryer{}, Credentials: credentials.NewStaticCredentialsProvider(account+"KEY", "secret", ""),
+		Region: region, BaseEndpoint: &s.url, HTTPClient: awstest.HTTPClient(), Retryer: aws.NopRetryer{},
+		Credentials: credentials.NewStaticCredentialsProvider(account+"KEY", "secret", ""),
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/arn"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/keyring"
 	"github.com/lanyard-id/lanyard/internal/kv"
@@ -116,6 +117,7 @@ func (in *installation) client(c sigv4.Credentials) *awsiam.Client {
 		Region:       "us-east-1",
 		BaseEndpoint: &in.url,
 		Credentials:  credentials.NewStaticCredentialsProvider(c.AccessKeyID, string(c.SecretAccessKey), c.SessionToken),
+		HTTPClient:   awstest.HTTPClient(),
 		Retryer:      aws.NopRetryer{},
 	})
 }

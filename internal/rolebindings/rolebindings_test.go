@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/lanyard-id/lanyard/internal/audit"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/controlplane"
 	"github.com/lanyard-id/lanyard/internal/keyring"
 	"github.com/lanyard-id/lanyard/internal/kv"
@@ -93,7 +94,7 @@ func start(t *testing.T) *plane {
 		t.Fatalf("register: %s", text)
 	}
 	p.config = aws.Config{
-		Region: region, BaseEndpoint: &server.URL, Retryer: func() aws.Retryer { return aws.NopRetryer{} },
+		Region: region, BaseEndpoint: &server.URL, HTTPClient: awstest.HTTPClient(), Retryer: func() aws.Retryer { return aws.NopRetryer{} },
 		Credentials: credentials.NewStaticCredentialsProvider(root.AccessKeyID, string(root.SecretAccessKey), ""),
 	}
 	p.eks = eks.NewFromConfig(p.config)

@@ -30,6 +30,7 @@ import (
 
 	"github.com/lanyard-id/lanyard/internal/audit"
 	"github.com/lanyard-id/lanyard/internal/awsapi"
+	"github.com/lanyard-id/lanyard/internal/awstest"
 	"github.com/lanyard-id/lanyard/internal/iam"
 	"github.com/lanyard-id/lanyard/internal/idtoken"
 	"github.com/lanyard-id/lanyard/internal/keyring"
@@ -184,12 +185,12 @@ func provide(c *sigv4.Credentials) aws.CredentialsProvider {
 }
 
 func (e *env) stsAs(c *sigv4.Credentials) *awssts.Client {
-	return awssts.New(awssts.Options{Region: "us-east-1", BaseEndpoint: &e.url, Credentials: provide(c), Retryer: aws.NopRetryer{}})
+	return awssts.New(awssts.Options{Region: "us-east-1", BaseEndpoint: &e.url, Credentials: provide(c), HTTPClient: awstest.HTTPClient(), Retryer: aws.NopRetryer{}})
 }
 
 func (e *env) iamOf(id string) *awsiam.Client {
 	root := e.root[id]
-	return awsiam.New(awsiam.Options{Region: "us-east-1", BaseEndpoint: &e.url, Credentials: provide(&root), Retryer: aws.NopRetryer{}})
+	return awsiam.New(awsiam.Options{Region: "us-east-1", BaseEndpoint: &e.url, Credentials: provide(&root), HTTPClient: awstest.HTTPClient(), Retryer: aws.NopRetryer{}})
 }
 
 // rootOf returns the root key of an account.
