@@ -181,9 +181,21 @@ func (s *Service) entryAccess(c *awsapi.Caller, action, cluster, principal strin
 	}}
 }
 
+// entriesOf returns the key of a cluster that has access entries: not one that goes by its aws-auth ConfigMap alone.
+func (s *Service) entriesOf(ctx context.Context, c *awsapi.Caller, name string) (string, error) {
+	key, err := s.liveCluster(ctx, c, name)
+	if err != nil {
+		return "", err
+	}
+	if r, ok := s.clusters.Get(key); ok && r.authenticationMode() == modeConfigMap {
+		return "", invalidRequest("The cluster's authentication mode must be set to one of [%s, %s] to perform this operation.", modeAPI, modeBoth)
+	}
+	return key, nil
+}
+
 // findEntry finds a cluster's access entry by its principal's ARN, and confirms that there is none before it says so.
 func (s *Service) findEntry(ctx context.Context, c *awsapi.Caller, clusterName, principal string) (key string, r *entryRecord, err error) {
-	cluster, err := s.liveCluster(ctx, c, clusterName)
+	cluster, err := s.entriesOf(ctx, c, clusterName)
 	if err != nil {
 		return "", nil, err
 	}
@@ -245,7 +257,7 @@ func entryType(t string) string {
 }
 
 func (s *Service) createEntry(ctx context.Context, c *awsapi.Caller, in *createEntryIn) (*entryOut, error) {
-	cluster, err := s.liveCluster(ctx, c, in.ClusterName)
+	cluster, err := s.entriesOf(ctx, c, in.ClusterName)
 	if err != nil {
 		return nil, err
 	}
@@ -368,7 +380,7 @@ type listEntriesOut struct {
 }
 
 func (s *Service) listEntries(ctx context.Context, c *awsapi.Caller, in *listEntriesIn) (*listEntriesOut, error) {
-	cluster, err := s.liveCluster(ctx, c, in.ClusterName)
+	cluster, err := s.entriesOf(ctx, c, in.ClusterName)
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,26 @@ type clusterSettings struct {
 	Upgrade *upgradePolicyShape    `json:"upgrade,omitempty"`
 }
 
+// The authentication modes of a cluster, in the order in which it can change from one to another (EKS User Guide, "Change authentication mode
+// to use access entries").
+const (
+	modeConfigMap = "CONFIG_MAP"
+	modeBoth      = "API_AND_CONFIG_MAP"
+	modeAPI       = "API"
+)
+
+// authenticationMode is where the cluster's Kubernetes takes from who somebody is. Of a registered cluster it is the access entries: no
+// aws-auth ConfigMap is read.
+func (r *clusterRecord) authenticationMode() string {
+	switch {
+	case r.Settings == nil:
+		return modeAPI
+	case r.Settings.Access == nil:
+		return modeConfigMap
+	}
+	return cmp.Or(r.Settings.Access.AuthenticationMode, modeConfigMap)
+}
+
 // bootstraps reports whether the cluster's creator becomes its administrator: unless the request says otherwise.
 func (r *clusterRecord) bootstraps() bool {
 	if r.Settings == nil || r.Settings.Access == nil || r.Settings.Access.BootstrapClusterCreatorAdminPermissions == nil {
@@ -328,6 +348,11 @@ func (s *Service) shape(account, region, name string, r *clusterRecord) *cluster
 	if r.Deleting {
 		status = "DELETING"
 	}
+	access := accessConfigShape{}
+	if settings.Access != nil {
+		access = *settings.Access
+	}
+	access.AuthenticationMode = r.authenticationMode()
 	vpc := settings.VPC
 	vpc.SubnetIds = list(vpc.SubnetIds)
 	vpc.SecurityGroupIds = list(vpc.SecurityGroupIds)
@@ -347,7 +372,7 @@ func (s *Service) shape(account, region, name string, r *clusterRecord) *cluster
 		ResourcesVpcConfig:      vpc,
 		KubernetesNetworkConfig: settings.Network,
 		Logging:                 settings.Logging,
-		AccessConfig:            settings.Access,
+		AccessConfig:            &access,
 		UpgradePolicy:           settings.Upgrade,
 		Tags:                    tagMap(r.Tags),
 	}
@@ -485,7 +510,7 @@ func (in *createClusterIn) settings() *clusterSettings {
 		settings.Network.ServiceIpv4Cidr = "10.100.0.0/16"
 	}
 	if settings.Access == nil {
-		settings.Access = &accessConfigShape{AuthenticationMode: "CONFIG_MAP"}
+		settings.Access = &accessConfigShape{AuthenticationMode: modeConfigMap}
 	}
 	if settings.Upgrade == nil {
 		settings.Upgrade = &upgradePolicyShape{SupportType: "EXTENDED"}

@@ -100,6 +100,43 @@ func TestCreateClusterDefaults(t *testing.T) {
 	}
 }
 
+// Clients such as eksctl ask for nothing of access entries where the cluster does not say that it has some.
+func TestAuthenticationMode(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	c := r.client()
+	role := r.role(t, "cluster", trustEKS)
+	r.hosted(t, "registered")
+	must(c.CreateCluster(t.Context(), createCluster("made", role)))(t)
+	unsaid := createCluster("unsaid", role)
+	unsaid.AccessConfig = &types.CreateAccessConfigRequest{BootstrapClusterCreatorAdminPermissions: aws.Bool(true)}
+	must(c.CreateCluster(t.Context(), unsaid))(t)
+
+	for name, want := range map[string]types.AuthenticationMode{"registered": "API", "made": "CONFIG_MAP", "unsaid": "CONFIG_MAP"} {
+		got := must(c.DescribeCluster(t.Context(), &awseks.DescribeClusterInput{Name: &name}))(t).Cluster.AccessConfig
+		if got == nil || got.AuthenticationMode != want {
+			t.Errorf("cluster %s: access configuration = %+v, want the mode %s", name, got, want)
+		}
+	}
+
+	const refusal = "The cluster's authentication mode must be set to one of [API, API_AND_CONFIG_MAP] to perform this operation."
+	made := aws.String("made")
+	_, err := c.ListAccessEntries(t.Context(), &awseks.ListAccessEntriesInput{ClusterName: made})
+	wantRefused(t, err, "InvalidRequestException", refusal)
+	_, err = c.CreateAccessEntry(t.Context(), &awseks.CreateAccessEntryInput{ClusterName: made, PrincipalArn: &role})
+	wantRefused(t, err, "InvalidRequestException", refusal)
+	_, err = c.DescribeAccessEntry(t.Context(), &awseks.DescribeAccessEntryInput{ClusterName: made, PrincipalArn: aws.String(rootARN)})
+	wantRefused(t, err, "InvalidRequestException", refusal)
+
+	must(c.UpdateClusterConfig(t.Context(), &awseks.UpdateClusterConfigInput{
+		Name: made, AccessConfig: &types.UpdateAccessConfigRequest{AuthenticationMode: types.AuthenticationModeApiAndConfigMap},
+	}))(t)
+	got := must(c.ListAccessEntries(t.Context(), &awseks.ListAccessEntriesInput{ClusterName: made}))(t).AccessEntries
+	if diff := cmp.Diff([]string{rootARN}, got); diff != "" {
+		t.Errorf("with the mode the creator's entry comes to light: %s", diff)
+	}
+}
+
 func TestCreateClusterRefusals(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t)

@@ -373,9 +373,9 @@ func (l *loggingShape) apply(settings *clusterSettings, update *updateRecord) er
 	return update.param("ClusterLogging", asked)
 }
 
-// apply changes the mode in the one direction that there is (EKS User Guide, "Change authentication mode to use access entries").
+// apply changes the mode in the one direction that there is.
 func (a *updateAccessConfigIn) apply(settings *clusterSettings, update *updateRecord) error {
-	modes := []string{"CONFIG_MAP", "API_AND_CONFIG_MAP", "API"}
+	modes := []string{modeConfigMap, modeBoth, modeAPI}
 	have := accessConfigShape{}
 	if settings.Access != nil {
 		have = *settings.Access
