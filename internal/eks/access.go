@@ -286,6 +286,9 @@ func (s *Service) createEntry(ctx context.Context, c *awsapi.Caller, in *createE
 		}
 		if have, ok := s.entries.Read(tx, key); ok {
 			if in.ClientRequestToken != "" && have.Token == in.ClientRequestToken {
+				if !sameEntry(have, made) {
+					return invalidRequest("The clientRequestToken was used with other parameters, for the access entry of %s.", in.PrincipalArn)
+				}
 				stored = have
 				return nil
 			}
@@ -301,6 +304,12 @@ func (s *Service) createEntry(ctx context.Context, c *awsapi.Caller, in *createE
 		return nil, err
 	}
 	return s.entryOut(c, in.ClusterName, in.PrincipalArn, stored), nil
+}
+
+// sameEntry reports whether an entry is what a new one would be.
+func sameEntry(have, made *entryRecord) bool {
+	return have.Principal == made.Principal && have.Type == made.Type && have.Username == made.Username &&
+		slices.Equal(have.Groups, made.Groups) && maps.Equal(have.Tags, made.Tags)
 }
 
 // findPrincipal returns the unique ID of the user, role or root that an entry is for. A miss is confirmed.

@@ -226,6 +226,31 @@ func TestAccessEntriesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A token that comes again gets the entry that it made, but never as an answer to another question.
+func TestAccessEntryIsRepeatedByItsToken(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	r.hosted(t, "demo")
+	role := r.role(t, "reader", trustEKS)
+	in := awseks.CreateAccessEntryInput{
+		ClusterName: aws.String("demo"), PrincipalArn: &role, KubernetesGroups: []string{"readers"}, ClientRequestToken: aws.String("once"),
+	}
+	made := must(r.client().CreateAccessEntry(t.Context(), &in))(t).AccessEntry
+	again := must(r.client().CreateAccessEntry(t.Context(), &in))(t).AccessEntry
+	if *again.AccessEntryArn != *made.AccessEntryArn {
+		t.Errorf("the repeated request made %s besides %s", *again.AccessEntryArn, *made.AccessEntryArn)
+	}
+	other := in
+	other.KubernetesGroups = []string{"writers"}
+	_, err := r.client().CreateAccessEntry(t.Context(), &other)
+	wantRefused(t, err, "InvalidRequestException", "The clientRequestToken was used with other parameters, for the access entry of "+role+".")
+
+	must(r.iamClient().DeleteRole(t.Context(), &awsiam.DeleteRoleInput{RoleName: aws.String("reader")}))(t)
+	r.role(t, "reader", trustEKS)
+	_, err = r.client().CreateAccessEntry(t.Context(), &in)
+	wantRefused(t, err, "InvalidRequestException", "") // the entry is the former role's
+}
+
 // Who may give access may be held to certain policies and namespaces.
 func TestGivingAccessIsHeldToConditions(t *testing.T) {
 	t.Parallel()
