@@ -162,16 +162,25 @@ func (s *Service) createChangeSet(ctx context.Context, c *awsapi.Caller, in *cre
 	return &createChangeSetOut{set.ID, st.ARN()}, nil
 }
 
+// addChangeSet stores a change set as part of tx. Where a stack has the most that it may have, the oldest without changes makes room: nobody can
+// execute it, and `aws cloudformation deploy` leaves one behind each time that it finds nothing to do.
 func (s *Service) addChangeSet(tx *kv.Tx, key string, set *changeSetRow) error {
 	if _, taken := s.changeSets.Read(tx, key); taken {
 		return awsapi.Errorf("AlreadyExistsException", "ChangeSet [%s] already exists", set.Name)
 	}
-	n := 0
-	for range s.changeSets.Scan(strings.TrimSuffix(key, set.Name), "") {
+	n, idle, made := 0, "", time.Time{}
+	for at, have := range s.changeSets.Scan(strings.TrimSuffix(key, set.Name), "") {
 		n++
+		if have.Status == changeSetFailed && (idle == "" || have.Created.Before(made)) {
+			idle, made = at, have.Created
+		}
 	}
-	if n >= maxChangeSets {
+	switch {
+	case n < maxChangeSets:
+	case idle == "":
 		return awsapi.Errorf("LimitExceededException", "Limit exceeded: a stack has at most %d change sets.", maxChangeSets)
+	default:
+		s.changeSets.Remove(tx, idle)
 	}
 	s.changeSets.Write(tx, key, set)
 	return nil

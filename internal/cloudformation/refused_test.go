@@ -6,10 +6,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awscfn "github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/lanyard-id/lanyard/internal/kv"
 )
@@ -386,6 +388,54 @@ func TestSecretsAreNotStoredInTheClear(t *testing.T) {
 				t.Errorf("the trail has %s in the clear: %s", hidden, line)
 			}
 		}
+	}
+}
+
+// `aws cloudformation deploy` leaves a change set behind each time that it finds nothing to do. A stack that is deployed every hour, and changes
+// once in a while, must not come to an end of them.
+func TestChangeSetsWithoutChangesMakeRoom(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t)
+	ctx, c := t.Context(), r.cfn()
+	template := withRole("")
+	r.create(t, "app", template)
+	other := strings.Replace(template, `"Properties":{`, `"Properties":{"Description":"other",`, 1)
+	plan := func(name, template string) error {
+		_, err := c.CreateChangeSet(ctx, &awscfn.CreateChangeSetInput{
+			StackName: aws.String("app"), ChangeSetName: &name, TemplateBody: &template, Capabilities: namedIAM,
+		})
+		return err
+	}
+	status := func(name string) string {
+		t.Helper()
+		set, err := c.DescribeChangeSet(ctx, &awscfn.DescribeChangeSetInput{StackName: aws.String("app"), ChangeSetName: &name})
+		if err != nil {
+			return "gone"
+		}
+		return string(set.Status)
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(plan("to-do", other))
+	for i := range 100 { // one more than there is room for
+		r.w.sleep(time.Second)
+		check(plan(fmt.Sprintf("nothing-%d", i), template))
+	}
+	got := []string{status("to-do"), status("nothing-0"), status("nothing-1"), status("nothing-99")}
+	if diff := cmp.Diff([]string{"CREATE_COMPLETE", "gone", "FAILED", "FAILED"}, got); diff != "" {
+		t.Error(diff)
+	}
+
+	for i := range 99 {
+		check(plan(fmt.Sprintf("something-%d", i), other))
+	}
+	wantRefused(t, plan("nothing-more", template), "LimitExceededException", "Limit exceeded: a stack has at most 100 change sets.")
+	if got := status("something-0"); got != "CREATE_COMPLETE" {
+		t.Errorf("a change set that can be executed is %s", got)
 	}
 }
 
