@@ -148,6 +148,14 @@ func (s *Service) API() awsapi.Service {
 		on(s, "ListAccessKeys", s.listAccessKeys),
 		on(s, "GetAccessKeyLastUsed", s.getAccessKeyLastUsed),
 
+		on(s, "GetLoginProfile", s.getLoginProfile),
+		act(s, "DeleteLoginProfile", s.deleteLoginProfile),
+		on(s, "ListMFADevices", s.listDevices),
+		on(s, "ListVirtualMFADevices", s.listVirtualDevices),
+		on(s, "ListSSHPublicKeys", s.listSSHKeys),
+		on(s, "ListSigningCertificates", s.listCertificates),
+		on(s, "ListServiceSpecificCredentials", s.listServiceCredentials),
+
 		on(s, "CreateRole", s.createRole),
 		on(s, "GetRole", s.getRole),
 		on(s, "ListRoles", s.listRoles),

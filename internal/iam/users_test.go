@@ -45,6 +45,69 @@ func TestUsersAreShownAsAWSShowsThem(t *testing.T) {
 	}
 }
 
+// What Terraform asks for before it deletes a user with force_destroy, and the User Guide's steps for it. A user has none of it.
+func TestWhatNoUserHas(t *testing.T) {
+	t.Parallel()
+	in, ctx := start(t, "aws"), t.Context()
+	alice, _ := in.user(t, "alice")
+	lists := map[string]func(c *awsiam.Client, user *string) (int, error){
+		"MFA devices": func(c *awsiam.Client, user *string) (int, error) {
+			out, err := c.ListMFADevices(ctx, &awsiam.ListMFADevicesInput{UserName: user})
+			if err != nil {
+				return 0, err
+			}
+			return len(out.MFADevices), nil
+		},
+		"SSH keys": func(c *awsiam.Client, user *string) (int, error) {
+			out, err := c.ListSSHPublicKeys(ctx, &awsiam.ListSSHPublicKeysInput{UserName: user})
+			if err != nil {
+				return 0, err
+			}
+			return len(out.SSHPublicKeys), nil
+		},
+		"signing certificates": func(c *awsiam.Client, user *string) (int, error) {
+			out, err := c.ListSigningCertificates(ctx, &awsiam.ListSigningCertificatesInput{UserName: user})
+			if err != nil {
+				return 0, err
+			}
+			return len(out.Certificates), nil
+		},
+		"service-specific credentials": func(c *awsiam.Client, user *string) (int, error) {
+			out, err := c.ListServiceSpecificCredentials(ctx, &awsiam.ListServiceSpecificCredentialsInput{UserName: user, ServiceName: of("codecommit.amazonaws.com")})
+			if err != nil {
+				return 0, err
+			}
+			return len(out.ServiceSpecificCredentials), nil
+		},
+	}
+	for what, list := range lists {
+		if n, err := list(in.root, of("alice")); n != 0 || err != nil {
+			t.Errorf("%s: %d, %v", what, n, err)
+		}
+		if n, err := list(in.root, nil); n != 0 || err != nil {
+			t.Errorf("%s of root: %d, %v", what, n, err)
+		}
+		_, err := list(in.root, of("nobody"))
+		refused(t, err, "NoSuchEntity", "The user with name nobody cannot be found.")
+		_, err = list(alice, of("alice"))
+		refused(t, err, "AccessDenied", "")
+	}
+	virtual, err := in.root.ListVirtualMFADevices(ctx, &awsiam.ListVirtualMFADevicesInput{AssignmentStatus: types.AssignmentStatusTypeAny})
+	check(t, err)
+	if len(virtual.VirtualMFADevices) != 0 {
+		t.Errorf("virtual devices %+v", virtual.VirtualMFADevices)
+	}
+	_, err = in.root.ListMFADevices(ctx, &awsiam.ListMFADevicesInput{UserName: of("alice"), Marker: of("elsewhere")})
+	refused(t, err, "ValidationError", "Invalid Marker")
+
+	_, err = in.root.GetLoginProfile(ctx, &awsiam.GetLoginProfileInput{UserName: of("alice")})
+	refused(t, err, "NoSuchEntity", "Login Profile for User alice cannot be found.")
+	_, err = in.root.DeleteLoginProfile(ctx, &awsiam.DeleteLoginProfileInput{UserName: of("alice")})
+	refused(t, err, "NoSuchEntity", "Login Profile for User alice cannot be found.")
+	_, err = in.root.GetLoginProfile(ctx, &awsiam.GetLoginProfileInput{UserName: of("nobody")})
+	refused(t, err, "NoSuchEntity", "The user with name nobody cannot be found.")
+}
+
 func TestWithoutANameTheCallerIsMeant(t *testing.T) {
 	t.Parallel()
 	in, ctx := start(t, "aws"), t.Context()
