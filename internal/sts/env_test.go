@@ -55,7 +55,7 @@ type env struct {
 	sts     *sts.Service
 	root    map[string]sigv4.Credentials // by account
 	journal *journal
-	ahead   *atomic.Int64 // nanoseconds by which the clock of STS is ahead of the real one
+	at      *atomic.Pointer[time.Time] // where the clock of STS stands; nil for the real one
 }
 
 // journal is an audit file that can fail.
@@ -138,8 +138,13 @@ func start(t testing.TB, store kv.Store, out io.Writer) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, db: db, root: make(map[string]sigv4.Credentials), ahead: new(atomic.Int64)}
-	now := func() time.Time { return time.Now().Add(time.Duration(e.ahead.Load())) }
+	e := &env{t: t, db: db, root: make(map[string]sigv4.Credentials), at: new(atomic.Pointer[time.Time])}
+	now := func() time.Time {
+		if at := e.at.Load(); at != nil {
+			return *at
+		}
+		return time.Now()
+	}
 	users := iam.New(iam.Config{DB: db, Keyring: ring, Partition: "aws", Log: log})
 	e.sts = sts.New(sts.Config{
 		IAM: users, Keyring: ring, Partition: "aws", Keys: staticKeys, Audit: audit.NewWriter(out), Now: now,

@@ -66,6 +66,10 @@ var (
 	errEntityGone     = errors.New("the session's role or user is gone")
 )
 
+// onTheWay is how long after its end a session is still honoured, for requests that were signed before. AWS's SDK for Go uses the credentials of web
+// identities to the last moment, and takes a refusal for final.
+const onTheWay = 5 * time.Second
+
 // Credentials resolves an access key, and for temporary ones the session token that came with it. It is awsapi's
 // Authenticator.Credentials. A session whose role or user is gone, by its unique ID, is unknown.
 func (s *Service) Credentials(ctx context.Context, accessKeyID, sessionToken string) (awsapi.Credential, error) {
@@ -89,7 +93,7 @@ func (s *Service) Credentials(ctx context.Context, accessKeyID, sessionToken str
 	if err != nil {
 		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.UnknownKey, Cause: err}
 	}
-	if !s.now().Before(ses.identity.Session.Expires) {
+	if !s.now().Before(ses.identity.Session.Expires.Add(onTheWay)) {
 		return awsapi.Credential{}, &awsapi.AuthError{Kind: awsapi.ExpiredSession, Cause: errSessionExpired}
 	}
 	_, ok, err := confirm(ctx, s, func() (struct{}, bool) { return struct{}{}, s.iam.Exists(&ses.identity) })

@@ -500,15 +500,34 @@ func TestSessionsEndWithTheirEntity(t *testing.T) {
 	gone("session of a deleted user", keysOf(ofUser.Credentials))
 }
 
+// SDKs sign with credentials until the moment at which these end, and what they sign then is still on its way.
 func TestSessionsExpire(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	session := e.assume(e.user("alice", allowAll), e.role("reader", trusts(ownAccount, assumeOnly, "")), "work", lasting(900))
-	e.ahead.Store(int64(14 * time.Minute))
-	e.whoAmI(session)
-	e.ahead.Store(int64(15 * time.Minute))
-	_, err := e.stsAs(session).GetCallerIdentity(t.Context(), nil)
-	wantError(t, err, "ExpiredToken", 403, "The security token included in the request is expired")
+	out, err := e.tryAssume(e.user("alice", allowAll), e.role("reader", trusts(ownAccount, assumeOnly, "")), "work", lasting(900))
+	must(t, err)
+	session, end := keysOf(out.Credentials), *out.Credentials.Expiration
+	for _, tt := range []struct {
+		name  string
+		after time.Duration // their end
+		want  bool
+	}{
+		{"a second before they end", -time.Second, true},
+		{"when they end", 0, true},
+		{"when the last request may arrive", 5*time.Second - 1, true},
+		{"then", 5 * time.Second, false},
+		{"an hour later", time.Hour, false},
+	} {
+		at := end.Add(tt.after)
+		e.at.Store(&at)
+		_, err := e.stsAs(session).GetCallerIdentity(t.Context(), nil)
+		if tt.want && err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if !tt.want {
+			wantError(t, err, "ExpiredToken", 403, "The security token included in the request is expired")
+		}
+	}
 }
 
 func TestReplicasOpenEachOthersSessions(t *testing.T) {
