@@ -14,7 +14,7 @@ const module = "github.com/lanyard-id/lanyard"
 // layers lists the rooms of the house from the bottom up. A package may import packages of lower layers, and within
 // its own layer those that stand before it. A package that is not listed fails the test: give it a place.
 var layers = [][]string{
-	{"arn", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/lanyardapi", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/handover", "internal/localca", "internal/accesspolicy"},
+	{"arn", "internal/filelock", "internal/audit", "internal/audit/postgres", "internal/sigv4", "internal/lanyardapi", "internal/credcache", "internal/subject", "internal/podspec", "internal/daemon", "internal/link", "internal/handover", "internal/localca", "internal/accesspolicy"},
 	{"internal/kv", "internal/kv/kvtest", "internal/kv/etcd", "internal/kv/etcd/embedded", "internal/keyring", "policy", "internal/idtoken", "internal/tokenreview", "internal/oidc"},
 	{"internal/awsapi"},
 	{"internal/cloudtrail", "internal/iam", "internal/eks", "internal/cloudformation", "internal/awstest"},

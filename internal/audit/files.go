@@ -17,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/lanyard-id/lanyard/internal/filelock"
 )
 
 // FilesConfig is what a store on disk needs.
@@ -119,7 +121,7 @@ func (f *Files) open() (err error) {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return fmt.Errorf("mode %04o lets others in: run chmod 700 on it", perm)
 	}
-	if f.unlock, err = lock(filepath.Join(f.dir, "lock")); err != nil {
+	if f.unlock, err = filelock.Hold(filepath.Join(f.dir, "lock")); err != nil {
 		return err
 	}
 	defer func() {

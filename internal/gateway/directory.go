@@ -25,6 +25,8 @@ import (
 
 	"github.com/rclone/gofakes3"
 	"github.com/tidwall/btree"
+
+	"github.com/lanyard-id/lanyard/internal/filelock"
 )
 
 // The files of a directory store:
@@ -57,13 +59,13 @@ func OpenDirectory(dir string, log *slog.Logger) (http.Handler, error) {
 	if err := os.MkdirAll(filepath.Join(dir, bucketsDir), ownerOnly); err != nil {
 		return nil, fmt.Errorf("create the S3 store: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(dir, "lock"))
+	unlock, err := filelock.Hold(filepath.Join(dir, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("lock the S3 store in %s: %w", dir, err)
 	}
-	d := &directory{root: filepath.Join(dir, bucketsDir), lock: lock, buckets: map[string]*bucket{}}
+	d := &directory{root: filepath.Join(dir, bucketsDir), unlock: unlock, buckets: map[string]*bucket{}}
 	if err := d.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the S3 store in %s: %w", dir, err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("open the S3 store in %s: %w", dir, err), unlock())
 	}
 	d.wire = gofakes3.New(d, gofakes3.WithTimeSkewLimit(0), gofakes3.WithLogger(storeLog{log})).Server()
 	return d, nil
@@ -71,9 +73,9 @@ func OpenDirectory(dir string, log *slog.Logger) (http.Handler, error) {
 
 // directory is the embedded store: a gofakes3.Backend, and the handler in front of it.
 type directory struct {
-	root string
-	lock *os.File
-	wire http.Handler // gofakes3's S3 API over this backend
+	root   string
+	unlock func() error
+	wire   http.Handler // gofakes3's S3 API over this backend
 
 	mu      sync.RWMutex
 	buckets map[string]*bucket
@@ -120,7 +122,7 @@ func (l storeLog) Print(level gofakes3.LogLevel, v ...any) {
 }
 
 // Close lets another process open the store. Requests must have ended.
-func (d *directory) Close() error { return d.lock.Close() }
+func (d *directory) Close() error { return d.unlock() }
 
 // load reads all buckets and removes what crashes have left.
 func (d *directory) load() error {
