@@ -36,7 +36,10 @@ type AnswerError struct {
 	Err    error
 }
 
+// Error is the text of what it wraps, without the status.
 func (e *AnswerError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what it wraps.
 func (e *AnswerError) Unwrap() error { return e.Err }
 
 // ClusterPath is the path of a cluster, and of what is below it.
